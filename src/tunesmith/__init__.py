@@ -1,0 +1,42 @@
+"""tunesmith: make a small language model reason better on your task, with the evidence.
+
+The names below are imported on first use, so that ``import tunesmith`` stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+_LAZY = {
+    "train": "tunesmith.workflows.train",
+    "evaluate": "tunesmith.workflows.evaluate",
+    "compare": "tunesmith.workflows.compare",
+    "generate": "tunesmith.workflows.generate",
+    "sample": "tunesmith.workflows.sample",
+    "load": "tunesmith.models.load",
+    "FineTuningConfig": "tunesmith.config.schema",
+}
+
+__all__ = ["__version__", *sorted(_LAZY)]
+
+if TYPE_CHECKING:
+    from tunesmith.config.schema import FineTuningConfig
+    from tunesmith.models.load import load
+    from tunesmith.workflows.compare import compare
+    from tunesmith.workflows.evaluate import evaluate
+    from tunesmith.workflows.generate import generate
+    from tunesmith.workflows.sample import sample
+    from tunesmith.workflows.train import train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'tunesmith' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,66 @@
+"""Every error that tunesmith raises on purpose.
+
+TunesmithError                 exit code 1
+├── UsageError                 2   a flag, a preset, a key of a config file
+├── DataError                  3   an input file or one of its rows
+├── ContractError              4   a row breaks the token contract
+├── ModelError                 5   a model folder that cannot be loaded or used
+├── TrainingError              6   a non-finite loss, a ledger that does not add up
+├── CheckpointError            7   nothing valid to resume from, or a run folder in use
+└── StorageError               8   a full disk, a folder without write permission
+Interrupted                    130 stopped by a signal, resumable
+"""
+
+from __future__ import annotations
+
+
+class TunesmithError(Exception):
+    """A mistake that a person can mend: one sentence each for what, expected and next step."""
+
+    exit_code = 1
+
+    def __init__(self, found: str, *, expected: str = "", hint: str = "") -> None:
+        super().__init__(found)
+        self.found = found
+        self.expected = expected
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [self.found]
+        if self.expected:
+            lines.append(f"Expected: {self.expected}")
+        if self.hint:
+            lines.append(f"Try: {self.hint}")
+        return "\n".join(lines)
+
+
+class UsageError(TunesmithError):
+    exit_code = 2
+
+
+class DataError(TunesmithError):
+    exit_code = 3
+
+
+class ContractError(TunesmithError):
+    exit_code = 4
+
+
+class ModelError(TunesmithError):
+    exit_code = 5
+
+
+class TrainingError(TunesmithError):
+    exit_code = 6
+
+
+class CheckpointError(TunesmithError):
+    exit_code = 7
+
+
+class StorageError(TunesmithError):
+    exit_code = 8
+
+
+class Interrupted(TunesmithError):
+    exit_code = 130

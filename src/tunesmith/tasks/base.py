@@ -1,0 +1,75 @@
+"""What a task is: one object that serves training rows, prompts, reward and evaluation.
+
+To add a task: one file here, one row in ``tasks/registry.py``, one test.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from tunesmith.errors import UsageError
+from tunesmith.types import Example, Problem, Segment, Verdict
+
+
+class Task(abc.ABC):
+    """A named kind of work: how rows are read, what is asked, and what counts as right."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for ``--help``."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Settings of ``FineTuningConfig`` that this task overrides."""
+
+
+class GradedTask(Task):
+    """A task whose answers can be checked, so that it can be sampled, selected and evaluated."""
+
+    prompts: ClassVar[tuple[str, ...]] = ("direct", "cot")
+    """Prompt styles; the first is the default."""
+    splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
+    max_new_tokens: ClassVar[int] = 256
+    """Enough for a worked answer."""
+
+    @abc.abstractmethod
+    def problems(
+        self, split: str, *, seed: int = 0, limit: int | None = None, source: str | None = None
+    ) -> list[Problem]:
+        """Return problems of one split, the same ones for the same arguments on every machine.
+
+        ``source`` is a file with questions, for tasks that make none themselves.
+        """
+
+    @abc.abstractmethod
+    def messages(self, problem: Problem, style: str) -> tuple[Segment, ...]:
+        """Return the whole prompt in one of ``prompts``, worked examples included."""
+
+    @abc.abstractmethod
+    def grade(self, problem: Problem, text: str) -> Verdict:
+        """Grade by the task's own rule, the one that scores are reported with."""
+
+    @abc.abstractmethod
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        """Grade strictly: only what scores 1 here may become training data."""
+
+    @abc.abstractmethod
+    def answer_example(self, problem: Problem) -> Example:
+        """Return the training row that teaches the gold answer."""
+
+    def path_example(self, problem: Problem, text: str, item: str) -> Example:
+        """Return the training row that teaches a sampled path to the plain question."""
+        from tunesmith.types import Origin
+
+        answer = Segment("assistant", text, 1.0)
+        return Example((*problem.prompt, answer), Origin(problem.task, item=item))
+
+    def check_style(self, style: str) -> str:
+        """Return ``style`` or say which ones there are."""
+        if style not in self.prompts:
+            raise UsageError(
+                f"Task {self.name!r} has no prompt style {style!r}.",
+                expected=f"one of {', '.join(self.prompts)}",
+                hint=f"--prompt {self.prompts[0]}",
+            )
+        return style
