@@ -1,0 +1,219 @@
+"""One run's folder: its layout, its lock, and when it may be written into again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tunesmith import __version__
+from tunesmith.errors import CheckpointError, UsageError
+from tunesmith.storage import (
+    LOCK,
+    TEMPORARY,
+    JsonlLog,
+    acquire_lock,
+    hash_file,
+    hash_json,
+    hash_tree,
+    storage_errors,
+    sync_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "JsonlLog",
+    "RunDir",
+    "hash_file",
+    "hash_json",
+    "hash_tree",
+    "storage_errors",
+    "sync_folder",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+CONFIG_HEADER = "# tunesmith: the resolved settings of this run\n"
+CONTENTS = (
+    "config.yaml",
+    "manifest.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "best_model",
+    "final_model",
+    "eval",
+    "comparison.json",
+    "report.html",
+    "tensorboard",
+)
+"""All that a run writes into its folder, and all that ``overwrite`` removes from it."""
+
+
+class RunDir:
+    """The folder of one run; ``RunDir(path)`` reads one, ``create`` makes or reopens one.
+
+    ``create`` holds the folder's lock until ``close`` or the end of the process.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.manifest = self.path / "manifest.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.best_model = self.path / "best_model"
+        self.final_model = self.path / "final_model"
+        self.eval = self.path / "eval"
+        self.report = self.path / "report.html"
+        self.tensorboard = self.path / "tensorboard"
+        self.existed = False
+        """Whether ``create`` found the folder there (to resume or to overwrite)."""
+        self._lock: int | None = None
+
+    @classmethod
+    def create(
+        cls, parent: str | Path, name: str, *, resume: bool = False, overwrite: bool = False
+    ) -> RunDir:
+        """Make ``parent/name``, or with an existing one resume, overwrite or append ``-2``, ``-3``.
+
+        Raises ``UsageError`` for a name that is no folder name, for ``resume`` with ``overwrite``,
+        and for ``overwrite`` of a folder that no run has made; ``CheckpointError`` when another
+        process is at work in the folder.
+        """
+        if not name or name in (".", "..") or any(part in name for part in ("/", "\\", "\0")):
+            raise UsageError(
+                f"{name!r} is not a name for a run.", expected="a name without slashes"
+            )
+        if resume and overwrite:
+            raise UsageError(
+                "--resume and --overwrite were both given.",
+                expected="one of them: continue the run, or start it over",
+            )
+        parent = Path(parent)
+        wanted = parent / name
+        with storage_errors(wanted, "made"):
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 1
+            while True:
+                run = cls(wanted if number == 1 else parent / f"{name}-{number}")
+                try:
+                    run.path.mkdir()
+                except FileExistsError:
+                    if resume or overwrite:
+                        run.existed = True
+                        break
+                    number += 1
+                else:
+                    break
+        run._acquire()
+        if overwrite and run.existed:
+            run._clear()
+        return run
+
+    def _acquire(self) -> None:
+        path = self.path / LOCK
+        with storage_errors(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if not acquire_lock(handle):
+            holder = os.read(handle, 32).decode(errors="replace").strip()
+            os.close(handle)
+            raise CheckpointError(
+                f"Another process (id {holder or 'unknown'}) is at work in {str(self.path)!r}.",
+                hint="wait for it to end, or give this run another --run-name",
+            )
+        with storage_errors(path):
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()}\n".encode())
+        self._lock = handle
+
+    def _clear(self) -> None:
+        """Remove what an earlier run has written here; whatever else lies here stays."""
+        others = [entry for entry in self.path.iterdir() if entry.name != LOCK]
+        if others and not self._is_ours():
+            self.close()
+            raise UsageError(
+                f"{str(self.path)!r} holds files, but no run of tunesmith made it.",
+                expected="a run folder, with manifest.json or config.yaml written by a run",
+                hint="choose another --output-dir or --run-name",
+            )
+        with storage_errors(self.path, "cleared"):
+            # The manifest vouches for the rest, so it is the last to go.
+            for name in sorted(CONTENTS, key=("manifest.json", "config.yaml").__contains__):
+                entry = self.path / name
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink(missing_ok=True)
+            for entry in self.path.glob(f"{TEMPORARY}*"):
+                entry.unlink(missing_ok=True)
+            sync_folder(self.path)
+
+    def _is_ours(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            if self.config.read_text(encoding="utf-8").startswith(CONFIG_HEADER):
+                return True
+        with contextlib.suppress(OSError, ValueError):
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+            return isinstance(manifest, dict) and "tunesmith" in manifest
+        return False
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved settings as YAML."""
+        import yaml
+
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_text(self.config, CONFIG_HEADER + text)
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the saved settings; ``CheckpointError`` if there are none that can be read."""
+        import yaml
+
+        try:
+            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            config = None
+        return self._mapping(config, self.config)
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest with this version of tunesmith at its head."""
+        write_json(self.manifest, {"tunesmith": __version__, **manifest})
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return the manifest; ``CheckpointError`` if there is none that can be read."""
+        try:
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            manifest = None
+        return self._mapping(manifest, self.manifest)
+
+    def _mapping(self, content: object, file: Path) -> dict[str, Any]:
+        if isinstance(content, dict):
+            return content
+        raise CheckpointError(
+            f"{str(self.path)!r} has no readable {file.name}.", expected="the folder of a run"
+        )
+
+    def close(self) -> None:
+        """Give the folder's lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

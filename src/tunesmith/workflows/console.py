@@ -1,0 +1,111 @@
+"""What a person sees while a workflow runs: messages and progress on stderr, data on stdout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+LINE_EVERY_S = 15.0
+"""Without a terminal a long stage says where it is this often, in seconds."""
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+_console = Console(stderr=True, highlight=False, soft_wrap=True)
+_level = LEVELS["info"]
+
+
+def set_level(name: str) -> None:
+    """Show messages of this level and above."""
+    global _level
+    _level = LEVELS[name]
+
+
+def say(text: str = "") -> None:
+    """Print one line of plain text to stderr."""
+    if _level <= LEVELS["info"]:
+        _console.print(escape(text))
+
+
+def title(text: str) -> None:
+    """Print the heading of a stage."""
+    if _level <= LEVELS["info"]:
+        _console.print(f"\n[bold cyan]{escape(text)}[/]")
+
+
+def warn(text: str) -> None:
+    """Print a warning: something was done that the user should know of."""
+    if _level <= LEVELS["warning"]:
+        _console.print(f"[yellow]warning:[/] {escape(text)}")
+
+
+def debug(text: str) -> None:
+    """Print a detail that only ``--log-level debug`` shows."""
+    if _level <= LEVELS["debug"]:
+        _console.print(f"[dim]{escape(text)}[/]")
+
+
+def table(heading: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table; the first column is text, the others are numbers."""
+    if _level > LEVELS["info"]:
+        return
+    grid = Table(title=escape(heading), title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        grid.add_column(escape(column), justify="left" if position == 0 else "right")
+    for row in rows:
+        grid.add_row(*(escape(cell) for cell in row))
+    _console.print(grid)
+
+
+class Bar:
+    """A progress bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, description: str, total: int, progress: Progress | None) -> None:
+        self._description, self._total, self._progress = description, total, progress
+        self._task = (
+            progress.add_task(escape(description), total=total, note="") if progress else None
+        )
+        self._done = 0
+        self._next_line = time.monotonic() + LINE_EVERY_S
+
+    def advance(self, by: int = 1, note: str = "") -> None:
+        """Move on by ``by`` and show ``note`` beside the bar."""
+        self._done += by
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._done, note=escape(note))
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_EVERY_S
+            say(f"  {self._description}: {self._done}/{self._total} {note}".rstrip())
+
+
+@contextmanager
+def bar(description: str, total: int) -> Iterator[Bar]:
+    """Show how far a long stage is; ``total`` counts whatever ``advance`` counts."""
+    if _console.is_terminal and _level <= LEVELS["info"]:
+        columns: list[Any] = [
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=18),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}"),
+        ]
+        with Progress(*columns, console=_console, transient=True) as progress:
+            yield Bar(description, total, progress)
+    else:
+        yield Bar(description, total, None)

@@ -1,0 +1,181 @@
+"""``tunesmith run``: carry out a recipe, stage by stage, each resumable and keyed by content."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import __version__
+from tunesmith.config.load import Resolved
+from tunesmith.errors import UsageError
+from tunesmith.rundir import hash_file, hash_json, hash_tree, write_json
+from tunesmith.workflows import console
+from tunesmith.workflows.recipe_file import Recipe, Stage, load_recipe
+
+if TYPE_CHECKING:
+    from tunesmith.config.schema import RunRecipeOptions
+
+RECORD = "stage.json"
+"""In each stage's folder: the key it was run under, what that key was made of, its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What a finished stage left behind."""
+
+    stage: Stage
+    folder: Path
+    output: Path
+    """What later stages take from it: a model, a data set, a set of attempts, a page."""
+    output_hash: str
+    ran: bool
+    """False when the output of an earlier run was still valid."""
+    seconds: float
+
+
+def run_recipe(resolved: Resolved[RunRecipeOptions]) -> int:
+    """Handle ``tunesmith run``."""
+    options = resolved.options
+    run(options.recipe, options.overrides, output_dir=options.output_dir)
+    return 0
+
+
+def run(
+    recipe_path: str | Path, overrides: Sequence[str] = (), *, output_dir: str | Path
+) -> list[StageRecord]:
+    """Run every stage of a recipe in order; a stage whose inputs are unchanged is not run again."""
+    recipe = load_recipe(Path(recipe_path), overrides)
+    root = Path(output_dir) / recipe.name
+    check_references(recipe)
+    console.title(f"Recipe {recipe.name}: {len(recipe.stages)} stages into {root}")
+    if recipe.about:
+        console.say(recipe.about.strip())
+    records: dict[str, StageRecord] = {}
+    for position, stage in enumerate(recipe.stages, 1):
+        heading = f"[{position}/{len(recipe.stages)}] {stage.verb} {stage.name}"
+        records[stage.name] = _run_stage(recipe, stage, heading, root, records)
+    return list(records.values())
+
+
+def check_references(recipe: Recipe) -> None:
+    """Refuse a stage that refers to a later or unknown one, before anything is run."""
+    faults, known = [], {"model"}
+    for stage in recipe.stages:
+        faults += [
+            f"{recipe.path}: stage {stage.name!r} refers to {name!r}, which is no earlier stage"
+            for name in _references(stage)
+            if name not in known
+        ]
+        known.add(stage.name)
+    if faults:
+        raise UsageError("\n".join(faults), expected="names of stages above it, or a path")
+
+
+def _references(stage: Stage) -> list[str]:
+    """Return the names of earlier stages that this one reads (paths are not names)."""
+    wanted: list[Any] = []
+    if stage.verb == "compare":
+        wanted += stage.settings.get("of", [])
+    if stage.verb == "train":
+        wanted += stage.settings.get("data", [])
+        wanted.append(stage.settings.get("from", "model"))
+    if stage.verb in ("eval", "sample"):
+        wanted.append(stage.settings.get("model", "model"))
+    return [str(name) for name in wanted if "/" not in str(name) and "." not in str(name)]
+
+
+def _run_stage(
+    recipe: Recipe,
+    stage: Stage,
+    heading: str,
+    root: Path,
+    records: Mapping[str, StageRecord],
+) -> StageRecord:
+    from tunesmith.workflows.recipe_stages import STAGES
+
+    folder = root / stage.name
+    inputs = _inputs(recipe, stage, records)
+    key = hash_json(inputs)
+    before = _read_record(folder)
+    if before and before.get("key") == key:
+        output = folder / before["output"]
+        if output.exists() and _hash(output) == before["output_hash"]:
+            console.title(f"{heading}: unchanged, not run again")
+            return StageRecord(stage, folder, output, before["output_hash"], False, 0.0)
+        why = "its output is missing or was changed"
+    elif before:
+        why = "changed: " + ", ".join(_changed(before.get("inputs", {}), inputs))
+    else:
+        why = ""
+    console.title(heading + (f" (run again, {why})" if why else ""))
+    started = time.monotonic()
+    # A record of another key must not vouch for what is about to be written.
+    (folder / RECORD).unlink(missing_ok=True)
+    fresh = bool(before)
+    output = STAGES[stage.verb](recipe, stage, folder, dict(records), fresh)
+    seconds = time.monotonic() - started
+    record = {
+        "key": key,
+        "inputs": inputs,
+        "output": str(output.relative_to(folder)),
+        "output_hash": _hash(output),
+        "seconds": round(seconds, 2),
+    }
+    write_json(folder / RECORD, record)
+    return StageRecord(stage, folder, output, record["output_hash"], True, seconds)
+
+
+def _inputs(
+    recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]
+) -> dict[str, Any]:
+    """Return all that decides a stage's output: its settings, what it reads, the version."""
+    from tunesmith.models.load import resolve_model
+
+    reads: dict[str, Any] = {}
+    for name in _references(stage):
+        if name in records:
+            reads[name] = records[name].output_hash
+    if stage.verb in ("eval", "sample", "train"):
+        own = stage.settings.get("from" if stage.verb == "train" else "model", "model")
+        if own not in records:
+            path = resolve_model(recipe.model if own == "model" else str(own)).path
+            local = Path(path)
+            reads["model"] = hash_tree(local) if local.is_dir() else str(path)
+    if stage.verb == "report":
+        reads = {name: record.output_hash for name, record in records.items()}
+    for name in stage.settings.get("data", []) if stage.verb == "train" else []:
+        if name not in records and Path(str(name)).is_file():
+            reads[str(name)] = hash_file(Path(str(name)))
+    source = stage.settings.get("dataset")
+    if isinstance(source, str) and Path(source).is_file():
+        reads[source] = hash_file(Path(source))
+    return {"settings": dict(stage.settings), "reads": reads, "version": __version__}
+
+
+def _hash(output: Path) -> str:
+    return hash_tree(output) if output.is_dir() else hash_file(output)
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name the inputs that differ, such as ``settings.samples`` or ``reads.paths``."""
+    names: list[str] = []
+    for group in ("settings", "reads"):
+        old, new = before.get(group, {}), now.get(group, {})
+        names += [
+            f"{group}.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+        ]
+    if before.get("version") != now.get("version"):
+        names.append("version")
+    return names or ["its key"]
