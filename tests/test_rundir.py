@@ -164,7 +164,7 @@ def test_every_flipped_bit_is_found(tmp_path):
         flipped = bytearray(data)
         flipped[position] ^= 1 << (position % 8)
         path.write_bytes(flipped)
-        if position < last:
+        if position < last:  # the newline before the last record included
             with pytest.raises(CheckpointError, match=r"log\.jsonl:[12]: .*checksum"):
                 list(JsonlLog.read(path))
             with pytest.raises(CheckpointError):

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Iterator, Mapping
@@ -272,18 +273,26 @@ def _verified(lines: Iterator[bytes], path: Path) -> Iterator[tuple[bytes, dict[
     broken: tuple[int, bytes] | None = None
     for number, line in enumerate(lines, 1):
         if broken is not None:
-            raise CheckpointError(
-                f"{path}:{broken[0]}: the record does not match its checksum.",
-                expected="a log that only tunesmith has written to",
-                hint="restore the file from a copy, or remove it to start over",
-            )
+            raise _mismatch(path, broken[0])
         record = _parse_line(line)
         if record is None:
             broken = (number, line)
         else:
             yield line, record
     if broken is not None:
+        # A damaged newline joins whole records into one line; only a lone half one is a torn tail.
+        starts = (match.start() for match in re.finditer(rb'\{"c":"', broken[1]))
+        if any(start and _parse_line(broken[1][start:]) for start in starts):
+            raise _mismatch(path, broken[0])
         yield broken[1], None
+
+
+def _mismatch(path: Path, line: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path}:{line}: the record does not match its checksum.",
+        expected="a log that only tunesmith has written to",
+        hint="restore the file from a copy, or remove it to start over",
+    )
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:

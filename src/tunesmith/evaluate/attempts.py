@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from tunesmith.data.render import Renderer
 from tunesmith.generate.engine import Engine
-from tunesmith.generate.requests import Request, Sampling
-from tunesmith.generate.scheduler import attempt_seed
+from tunesmith.generate.requests import Request, Sampling, attempt_seed
 from tunesmith.models.load import LoadedModel
 from tunesmith.tasks.base import GradedTask
 from tunesmith.types import Attempt, Problem, Verdict

@@ -1,0 +1,98 @@
+"""What is reported of one set of attempts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunesmith.evaluate.statistics import Interval, bootstrap_mean, wilson
+from tunesmith.types import Attempt
+
+MAX_UNGRADED = 0.01
+"""Above this share of ungraded attempts no p-value is given: what is missing may not be random."""
+SEED = 20260101
+"""Seed of the resampling behind intervals; it has nothing to do with the run's seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts and shares of one set; every interval is a 95% one."""
+
+    problems: int
+    n: int
+    """Attempts."""
+    graded: int
+    ungraded: int
+    """Attempts that no grader has judged or whose grader failed; in no share below."""
+    correct: int
+    accuracy: float
+    """Mean score of the graded attempts, averaged by problem; 0 when there are none."""
+    accuracy_interval: Interval
+    interval_method: str
+    answered: int
+    """Graded attempts from which an answer could be read."""
+    answer_rate: float
+    answer_interval: Interval
+    mean_tokens: float
+    stops: Mapping[str, int]
+    """How many attempts ended for which reason."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether so few attempts are ungraded that a p-value may be given."""
+        return self.n > 0 and self.ungraded <= MAX_UNGRADED * self.n
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON knows it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Summary:
+        """Read what ``to_json`` returned."""
+        ends = {key: Interval(**values[key]) for key in ("accuracy_interval", "answer_interval")}
+        return cls(**{**values, **ends})
+
+
+def summarise(attempts: Sequence[Attempt]) -> Summary:
+    """Return the summary of a set.
+
+    With one right-or-wrong attempt at each problem the interval is Wilson's. Several attempts at
+    one problem are no independent trials, and partial scores no successes: then the problems'
+    mean scores are resampled.
+    """
+    scores = problem_scores(attempts)
+    graded = [(a, a.verdict) for a in attempts if a.verdict and a.verdict.score is not None]
+    correct = sum(verdict.score == 1 for _, verdict in graded)
+    answered = sum(verdict.answer is not None for _, verdict in graded)
+    single = len(scores) == len(graded) and all(v.score in (0, 1) for _, v in graded)
+    if single:
+        method, interval = "Wilson", wilson(correct, len(graded))
+    else:
+        method, interval = "bootstrap over problems", bootstrap_mean([*scores.values()], seed=SEED)
+    return Summary(
+        problems=len({attempt.problem_id for attempt in attempts}),
+        n=len(attempts),
+        graded=len(graded),
+        ungraded=len(attempts) - len(graded),
+        correct=correct,
+        accuracy=math.fsum(scores.values()) / len(scores) if scores else 0.0,
+        accuracy_interval=interval,
+        interval_method=method,
+        answered=answered,
+        answer_rate=answered / len(graded) if graded else 0.0,
+        answer_interval=wilson(answered, len(graded)),
+        mean_tokens=sum(len(a.tokens) for a in attempts) / len(attempts) if attempts else 0.0,
+        stops=dict(sorted(Counter(attempt.stop.value for attempt in attempts).items())),
+    )
+
+
+def problem_scores(attempts: Iterable[Attempt]) -> dict[str, float]:
+    """Return each problem's mean score over its graded attempts; problems without any are out."""
+    grouped: dict[str, list[float]] = {}
+    for attempt in attempts:
+        if attempt.verdict is not None and attempt.verdict.score is not None:
+            grouped.setdefault(attempt.problem_id, []).append(attempt.verdict.score)
+    return {key: math.fsum(values) / len(values) for key, values in grouped.items()}

@@ -1,0 +1,272 @@
+"""Stored attempts: a log that is continued after a stop, and the result set that is read from it.
+
+``<folder>/attempts.jsonl`` begins with a header (what was asked of which model) and holds one
+record an attempt with its question and gold answer, so that it can be graded again and shown.
+``<folder>/scores.json`` is the summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tunesmith import __version__
+from tunesmith.errors import CheckpointError, DataError
+from tunesmith.storage import JsonlLog, write_json
+from tunesmith.types import Attempt, Problem, Segment, StopReason, Verdict
+
+ATTEMPTS = "attempts.jsonl"
+SCORES = "scores.json"
+KIND = "tunesmith.attempts"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What decides a set of attempts; the first record of its log."""
+
+    name: str
+    """The name that tables show, such as ``base-cot``."""
+    task: str
+    split: str
+    prompt: str
+    """Prompt style."""
+    model: str
+    """The model as a person names it."""
+    seed: int
+    samples: int = 1
+    """Attempts at each problem."""
+    planned: int = 0
+    """Attempts that a finished log holds."""
+    fingerprint: str = ""
+    """Hash of the plan and of the model's weights: a log is continued only under the same one."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Versions, hashes and sampling settings, for the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSet:
+    """All attempts of one model at one set of problems, in the order of problems and indices."""
+
+    header: Header
+    attempts: tuple[Attempt, ...]
+    problems: Mapping[str, Problem]
+
+    @property
+    def name(self) -> str:
+        return self.header.name
+
+    @property
+    def missing(self) -> int:
+        """How many planned attempts are not there."""
+        return max(0, self.header.planned - len(self.attempts))
+
+    def by_problem(self) -> dict[str, list[Attempt]]:
+        """Return the attempts of each problem, ordered by their index."""
+        grouped: dict[str, list[Attempt]] = {}
+        for attempt in self.attempts:
+            grouped.setdefault(attempt.problem_id, []).append(attempt)
+        return grouped
+
+    def regraded(self, grader: Callable[[Problem, str], Verdict]) -> ResultSet:
+        """Return the same attempts with the verdicts of another grader."""
+        attempts = tuple(
+            replace(attempt, verdict=grader(self.problems[attempt.problem_id], attempt.text))
+            for attempt in self.attempts
+        )
+        return replace(self, attempts=attempts)
+
+
+class AttemptLog:
+    """The log of one set of attempts, written as they finish and continued after a stop."""
+
+    def __init__(self, path: str | Path, header: Header, *, sync_every: int = 1) -> None:
+        """Open or begin the log; ``CheckpointError`` if it was begun under another plan."""
+        self.path = Path(path)
+        self.done: set[tuple[str, int]] = set()
+        """(problem id, index) of the attempts that are stored already."""
+        self._log = JsonlLog(self.path, sync_every=sync_every)
+        try:
+            if self._log.records:
+                self._continue(header)
+            else:
+                head = {"kind": KIND, "version": VERSION, "tunesmith": __version__}
+                self._log.append(head | _plain(asdict(header)))
+        except BaseException:
+            self._log.close()
+            raise
+
+    def _continue(self, header: Header) -> None:
+        records = JsonlLog.read(self.path)
+        before = _header(next(records), self.path)
+        changed = [
+            key
+            for key in ("task", "split", "prompt", "seed", "samples", "planned", "fingerprint")
+            if getattr(before, key) != getattr(header, key)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{str(self.path)!r} holds attempts made with another {', '.join(changed)}.",
+                expected="the settings that the log was begun with",
+                hint="choose another output, or give --overwrite to start over",
+            )
+        self.done = {(str(record["problem"]), int(record["index"])) for record in records}
+
+    @property
+    def cut_bytes(self) -> int:
+        """Bytes of a half-written last attempt that were cut; it is made again."""
+        return self._log.cut_bytes
+
+    def append(self, problem: Problem, attempt: Attempt) -> None:
+        """Store one attempt; it is durable once this returns (see ``JsonlLog``)."""
+        key = (attempt.problem_id, attempt.index)
+        if problem.id != attempt.problem_id or key in self.done:
+            raise ValueError(f"attempt {key} does not belong here or is stored already")
+        self._log.append(_record(problem, attempt))
+        self.done.add(key)
+
+    def close(self) -> None:
+        """Sync and close the log."""
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def save(folder: str | Path, result: ResultSet, scores: Mapping[str, Any] | None = None) -> None:
+    """Write a whole set into an empty place: the log, and the scores if there are any."""
+    with AttemptLog(Path(folder) / ATTEMPTS, result.header, sync_every=1000) as log:
+        for attempt in result.attempts:
+            log.append(result.problems[attempt.problem_id], attempt)
+    if scores is not None:
+        write_json(Path(folder) / SCORES, scores)
+
+
+def load(path: str | Path) -> ResultSet:
+    """Read a set from its folder or from the log itself.
+
+    Raises ``DataError`` for a log of something else or with an attempt stored twice. An unfinished
+    set loads; its ``missing`` says how many attempts are not there.
+    """
+    path = Path(path)
+    file = path / ATTEMPTS if path.is_dir() else path
+    records = JsonlLog.read(file)
+    header = _header(next(records, {}), file)
+    attempts: dict[tuple[str, int], Attempt] = {}
+    problems: dict[str, Problem] = {}
+    for line, record in enumerate(records, 2):
+        try:
+            problem, attempt = _restored(record, header.task)
+        except (KeyError, TypeError, ValueError) as failure:
+            raise DataError(
+                f"{file}:{line}: no stored attempt ({type(failure).__name__}: {failure})."
+            ) from failure
+        key = (attempt.problem_id, attempt.index)
+        if key in attempts:
+            raise DataError(f"{file}:{line}: attempt {key[1]} at {key[0]!r} is stored twice.")
+        attempts[key] = attempt
+        problems.setdefault(problem.id, problem)
+    # The order in which they finished depends on the batch; the set's own order does not.
+    places = {problem_id: place for place, problem_id in enumerate(sorted(problems))}
+    ordered = sorted(attempts.values(), key=lambda a: (places[a.problem_id], a.index))
+    return ResultSet(header, tuple(ordered), problems)
+
+
+def stored_sets(folder: str | Path) -> list[Path]:
+    """Return the folders below ``folder`` that hold attempts, by name."""
+    return sorted(file.parent for file in Path(folder).rglob(ATTEMPTS))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide results, for headers and manifests."""
+    import platform
+    from importlib import metadata
+
+    names = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+    found = {"tunesmith": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _header(record: Mapping[str, Any], file: Path) -> Header:
+    if record.get("kind") != KIND or record.get("version") != VERSION:
+        raise DataError(
+            f"{str(file)!r} is no log of attempts of this version.",
+            expected=f"a first record of kind {KIND!r}, version {VERSION}",
+            hint="tunesmith eval writes one into its output folder",
+        )
+    try:
+        return Header(**{entry.name: record[entry.name] for entry in fields(Header)})
+    except KeyError as failure:
+        raise DataError(f"{file}:1: the header has no {failure}.") from failure
+
+
+def _record(problem: Problem, attempt: Attempt) -> dict[str, Any]:
+    verdict = attempt.verdict
+    return {
+        "problem": problem.id,
+        "index": attempt.index,
+        "seed": attempt.seed,
+        "question": _segments(problem.prompt),
+        "reference": problem.reference,
+        "meta": _plain(problem.meta),
+        "text": attempt.text,
+        "tokens": list(attempt.tokens),
+        "stop": attempt.stop.value,
+        "verdict": None if verdict is None else asdict(verdict),
+    }
+
+
+def _restored(record: Mapping[str, Any], task: str) -> tuple[Problem, Attempt]:
+    prompt = tuple(
+        Segment(part["role"], part["text"], extra=part.get("extra", {}))
+        for part in record["question"]
+    )
+    problem = Problem(record["problem"], task, prompt, record["reference"], record["meta"])
+    verdict = record["verdict"]
+    attempt = Attempt(
+        record["problem"],
+        int(record["index"]),
+        int(record["seed"]),
+        record["text"],
+        tuple(record["tokens"]),
+        StopReason(record["stop"]),
+        None if verdict is None else Verdict(**verdict),
+    )
+    return problem, attempt
+
+
+def _segments(prompt: Sequence[Segment]) -> list[dict[str, Any]]:
+    parts = []
+    for segment in prompt:
+        part: dict[str, Any] = {"role": segment.role, "text": segment.text}
+        if segment.extra:
+            part["extra"] = _plain(segment.extra)
+        parts.append(part)
+    return parts
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it; exact numbers and the like become their text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str | int | float | None):
+        return value
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    return str(value)

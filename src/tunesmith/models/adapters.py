@@ -1,0 +1,117 @@
+"""LoRA adapters through PEFT, with the target modules resolved and counted by us."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """How much of a model is trained."""
+
+    parameters: int
+    of: int
+    what: str
+
+    def __str__(self) -> str:
+        share = 100 * self.parameters / max(1, self.of)
+        return f"{self.what}: {self.parameters:,} of {self.of:,} parameters ({share:.2f}%)"
+
+
+def count(model: Any, what: str) -> Trainable:
+    """Count trained and all parameters; one shared by two modules counts once."""
+    parameters = list(model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    return Trainable(trained, sum(p.numel() for p in parameters), what)
+
+
+def linear_modules(model: Any) -> list[str]:
+    """Return the names of all linear layers (Conv1D too) inside the blocks: no head, no embedding."""
+    head = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not head
+    ]
+
+
+def add_lora(
+    model: Any,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    targets: Sequence[str] | None = None,
+    base_name: str = "",
+    seed: int = 0,
+) -> Any:
+    """Put a fresh LoRA adapter on a model; everything else is frozen.
+
+    ``targets`` are full names or endings of module names; all linear layers without it. Targets
+    that match nothing are an error: training everything instead would be a silent disaster.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    available = linear_modules(model)
+    wanted = list(targets or ["all-linear"])
+    if wanted == ["all-linear"]:
+        chosen = available
+    else:
+        chosen = [n for n in available if any(n == t or n.endswith(f".{t}") for t in wanted)]
+        idle = [t for t in wanted if not any(n == t or n.endswith(f".{t}") for n in available)]
+        if idle:
+            chosen = []
+    if not chosen:
+        endings = sorted({name.rsplit(".", 1)[-1] for name in available})
+        raise ModelError(
+            f"The LoRA targets {', '.join(wanted)} do not all match a linear layer of this model.",
+            expected=f"names such as {', '.join(endings)}",
+            hint="leave --lora-target-modules out to take all linear layers",
+        )
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=chosen,
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    if base_name:
+        adapted.peft_config["default"].base_model_name_or_path = base_name
+    return adapted
+
+
+def blocks(model: Any) -> torch.nn.ModuleList:
+    """Return the transformer blocks: the longest list of modules of a model."""
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
+    if not lists:
+        raise ModelError("This architecture has no list of layers, so none can be frozen.")
+    return max(lists, key=len)
+
+
+def freeze_bottom(model: Any, ratio: float) -> int:
+    """Freeze the bottom share of the blocks and the embeddings below them; return how many blocks.
+
+    A head tied to the embeddings is frozen with them.
+    """
+    layers = blocks(model)
+    frozen = int(ratio * len(layers))
+    if frozen == 0:
+        return 0
+    for layer in layers[:frozen]:
+        layer.requires_grad_(False)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding):
+            del name
+            module.requires_grad_(False)
+    return frozen

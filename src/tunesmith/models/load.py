@@ -1,0 +1,187 @@
+"""The one way in for models: local folders, adapters, runs, the built-in base, hub names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.errors import ModelError
+
+BUILT_IN = "tunesmith/tiny"
+ASSETS = Path(__file__).parent.parent / "assets"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """Where a model lies: the weights, and an adapter on top of them if there is one."""
+
+    path: str
+    """A folder, or a hub name."""
+    adapter: str | None
+    described: str
+    """How it was found, for people."""
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model ready to train or to generate, with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    ref: ModelRef
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def max_positions(self) -> int:
+        """Return the longest sequence that the model takes, in tokens."""
+        return int(getattr(self.model.config, "max_position_embeddings", 0) or 1 << 20)
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Return every token that the model's generation config ends a text with."""
+        eos = getattr(self.model.generation_config, "eos_token_id", None)
+        return () if eos is None else tuple(eos) if isinstance(eos, Sequence) else (int(eos),)
+
+
+def resolve_model(name: str) -> ModelRef:
+    """Find a model by the name that a person gave, without loading it.
+
+    A run folder stands for its ``final_model``; a folder of runs for its newest finished run.
+    """
+    if name == BUILT_IN:
+        return ModelRef(str(ASSETS / "tiny"), None, "the built-in base model")
+    path = Path(name)
+    if not path.exists():
+        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+            return ModelRef(name, None, f"hub model {name}")
+        raise ModelError(
+            f"There is no model {name!r}.",
+            expected=f"a model folder, a run folder, {BUILT_IN} or a hub name",
+            hint=f"--model {BUILT_IN}",
+        )
+    if path.is_file():
+        raise ModelError(f"{name} is a file.", expected="the folder that the model lies in")
+    if (path / "adapter_config.json").is_file():
+        return _adapter(path)
+    if (path / "config.json").is_file():
+        return ModelRef(str(path), None, str(path))
+    if (path / "final_model").is_dir():
+        found = resolve_model(str(path / "final_model"))
+        return ModelRef(found.path, found.adapter, f"the final model of run {path}")
+    runs = [p for p in path.iterdir() if (p / "final_model").is_dir()]
+    if runs:
+        newest = max(runs, key=lambda p: (p / "final_model").stat().st_mtime_ns)
+        return resolve_model(str(newest))
+    raise ModelError(
+        f"{name} holds no model: neither config.json nor adapter_config.json lies in it.",
+        expected="a Hugging Face model folder, an adapter, or a finished run",
+        hint=f"ls {name}",
+    )
+
+
+def load(
+    name: str, *, dtype: str = "auto", device: str = "auto", trainable: bool = False
+) -> LoadedModel:
+    """Load a model and its tokenizer; nothing but safetensors is read and no foreign code is run.
+
+    ``dtype`` auto is bfloat16 on a GPU that has it and float32 elsewhere. An adapter is put on its
+    base; ``trainable`` lets training go on in it.
+    """
+    ref = resolve_model(name)
+    chosen = _device(device)
+    wanted = DTYPES.get(dtype) or (
+        torch.bfloat16
+        if chosen.type == "cuda" and torch.cuda.is_bf16_supported()
+        else torch.float32
+    )
+    _check_folder(ref)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            ref.path, dtype=wanted, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = _tokenizer(AutoTokenizer, ref)
+    except ModelError:
+        raise
+    except Exception as failure:  # transformers raises many kinds, all of them about this folder
+        reason = str(failure).strip().splitlines()[0] if str(failure).strip() else repr(failure)
+        raise ModelError(
+            f"{ref.described} cannot be loaded: {reason}",
+            expected="a causal language model that transformers knows, in safetensors",
+        ) from None
+    if ref.adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, ref.adapter, is_trainable=trainable)
+    model.to(chosen)
+    model.eval()
+    return LoadedModel(model, tokenizer, ref, chosen, wanted)
+
+
+def _tokenizer(auto: Any, ref: ModelRef) -> Any:
+    own = ref.adapter if ref.adapter and (Path(ref.adapter) / "tokenizer.json").is_file() else None
+    return auto.from_pretrained(own or ref.path, trust_remote_code=False)
+
+
+def _adapter(path: Path) -> ModelRef:
+    config = _json(path / "adapter_config.json")
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"{path}/adapter_config.json names no base model.")
+    found = resolve_model(base)
+    return ModelRef(found.path, str(path), f"adapter {path} on {found.described}")
+
+
+def _check_folder(ref: ModelRef) -> None:
+    """Say in a sentence what is wrong with a local folder before anything is allocated."""
+    folder = Path(ref.path)
+    if not folder.is_dir():
+        return
+    config = _json(folder / "config.json")
+    if "auto_map" in config and config.get("model_type") is None:
+        raise ModelError(f"{folder} wants to run its own code, which is never done.")
+    if not list(folder.glob("*.safetensors")):
+        pickled = list(folder.glob("*.bin")) or list(folder.glob("*.pt"))
+        raise ModelError(
+            f"{folder} holds no safetensors weights"
+            + (f", only {pickled[0].name}, a pickle." if pickled else "."),
+            expected="model.safetensors",
+            hint="save it again with save_pretrained, which writes safetensors",
+        )
+    if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError(
+            f"{folder} holds no tokenizer.",
+            expected="tokenizer.json and tokenizer_config.json beside the weights",
+            hint="copy the tokenizer of the model it was made from into that folder",
+        )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        raise ModelError(f"{path} cannot be read: {failure}") from None
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no JSON object.")
+    return found
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        try:
+            return torch.device(name)
+        except RuntimeError:
+            raise ModelError(
+                f"There is no device {name!r}.", expected="auto, cpu, cuda, cuda:0 or mps"
+            ) from None
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
