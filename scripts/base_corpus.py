@@ -18,8 +18,10 @@ from fractions import Fraction
 from tunesmith.tasks import units_questions as uq
 from tunesmith.tasks.units_table import CONVERSIONS, Conversion, plural, singular
 
-STYLES = (("chatty", 50), ("terse", 15), ("worked", 35))
-"""Shares in per cent of the answer styles of chats."""
+STYLES = ("chatty", "terse", "worked")
+COLD, LONG = (70, 20, 10), (20, 15, 65)
+"""Shares in per cent of the styles in chats of one question, and in longer ones. Worked answers
+mostly stand behind other worked answers: asked cold, the model tends to chat."""
 
 NAMES = "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Lena Max Nora Oskar Paula Tom".split()
 PLACES = "market park school library station garden kitchen harbour museum bakery".split()
@@ -46,13 +48,14 @@ def documents(seed: int) -> Iterator[Document]:
     rng = random.Random(seed)
     makers = (_chat, _drills, _facts, _prose, _small_talk)
     while True:
-        yield rng.choices(makers, (52, 28, 6, 8, 6))[0](rng)
+        yield rng.choices(makers, (56, 28, 5, 6, 5))[0](rng)
 
 
 def _chat(rng: random.Random) -> Document:
-    style = rng.choices([s for s, _ in STYLES], [w for _, w in STYLES])[0]
+    questions = rng.choice((1, 1, 1, 2, 3, 4, 5, 6))
+    style = rng.choices(STYLES, COLD if questions == 1 else LONG)[0]
     document = Document()
-    for _ in range(rng.choice((1, 1, 1, 2, 3, 4, 5))):
+    for _ in range(questions):
         number, conversion = uq.draw(rng, "pretrain")
         document.pairs.append((number, conversion.factor))
         document.turns.append(("user", uq.question(number, conversion, rng.choice(uq.WORDINGS))))

@@ -85,7 +85,9 @@ def test_gold_answers_score_one_and_shuffled_ones_chance():
     shuffled = gold[:]
     rng.shuffle(shuffled)
     exact = summarise([attempt(n, float(g == g)) for n, g in enumerate(gold)])
-    chance = summarise([attempt(n, float(a == g)) for n, (a, g) in enumerate(zip(shuffled, gold))])
+    chance = summarise(
+        [attempt(n, float(a == g)) for n, (a, g) in enumerate(zip(shuffled, gold, strict=True))]
+    )
     assert exact.accuracy == 1.0
     assert chance.accuracy == pytest.approx(0.25, abs=0.06)
 

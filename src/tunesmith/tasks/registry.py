@@ -1,0 +1,53 @@
+"""The table of tasks: one row each."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from tunesmith.errors import UsageError
+from tunesmith.tasks.base import GradedTask, Task
+
+_TASKS = {
+    "units": ("tunesmith.tasks.units", "UnitsTask"),
+    "maths": ("tunesmith.tasks.maths", "MathsTask"),
+    "chat": ("tunesmith.tasks.plain", "ChatTask"),
+    "code": ("tunesmith.tasks.plain", "CodeTask"),
+    "instruct": ("tunesmith.tasks.plain", "InstructTask"),
+    "domain": ("tunesmith.tasks.plain", "DomainTask"),
+    "custom": ("tunesmith.tasks.plain", "CustomTask"),
+}
+"""Name → (module, class); a module is imported when its task is asked for."""
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the names of all tasks, the graded ones first."""
+    return tuple(_TASKS)
+
+
+def get_task(name: str) -> Task:
+    """Return the task of this name, or say which ones there are and which was probably meant."""
+    if name not in _TASKS:
+        near = difflib.get_close_matches(name.lower(), _TASKS, n=1)
+        raise UsageError(
+            f"There is no task {name!r}.",
+            expected=f"one of {', '.join(_TASKS)}",
+            hint=f"--task {near[0] if near else 'custom'}",
+        )
+    module, cls = _TASKS[name]
+    task = getattr(importlib.import_module(module), cls)()
+    assert isinstance(task, Task)
+    return task
+
+
+def get_graded_task(name: str) -> GradedTask:
+    """Return a task whose answers can be graded; ``UsageError`` for one that is only trained."""
+    task = get_task(name)
+    if not isinstance(task, GradedTask):
+        graded = [other for other in _TASKS if isinstance(get_task(other), GradedTask)]
+        raise UsageError(
+            f"The answers of task {name!r} cannot be graded.",
+            expected=f"one of {', '.join(graded)}",
+            hint=f"--task {graded[0]}, or tunesmith train --task {name} for its held-out loss",
+        )
+    return task

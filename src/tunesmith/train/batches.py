@@ -1,0 +1,70 @@
+"""Which rows a step trains on, and how they are packed: pure functions, no tensors."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
+    """Return the order of rows in one epoch; nothing but these three numbers decides it."""
+    order = list(range(rows))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every step of a run, known before the first."""
+
+    rows: int
+    """Training rows."""
+    rows_a_step: int
+    """Rows of one optimiser step, over accumulation and processes."""
+    total_steps: int
+    seed: int
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Return optimiser steps in an epoch; the last one may be smaller."""
+        return math.ceil(self.rows / self.rows_a_step)
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch, from 0, that a step (from 0) lies in."""
+        return step // self.steps_an_epoch
+
+    def step_rows(self, step: int) -> list[int]:
+        """Return the rows of one step, counted from 0."""
+        start = step % self.steps_an_epoch * self.rows_a_step
+        order = epoch_order(self.rows, self.seed, self.epoch(step))
+        return order[start : start + self.rows_a_step]
+
+
+def make_plan(
+    rows: int, rows_a_step: int, epochs: float, max_steps: int | None, seed: int
+) -> Plan:
+    """Plan a run of so many epochs, or of ``max_steps`` steps if that is given."""
+    steps = max_steps or max(1, round(math.ceil(rows / rows_a_step) * epochs))
+    return Plan(rows, rows_a_step, steps, seed)
+
+
+def pack(rows: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Pack rows into as few sequences of at most ``capacity`` tokens as best fit finds.
+
+    Longest first, each into the fullest sequence that still has room for it. A row longer than
+    ``capacity`` gets a sequence of its own. Within a sequence the order of ``rows`` is kept.
+    """
+    bins: list[tuple[int, list[int]]] = []
+    for row in sorted(rows, key=lambda r: (-lengths[r], r)):
+        length = lengths[row]
+        fitting = [(room, at) for at, (room, _) in enumerate(bins) if room >= length]
+        if fitting:
+            room, at = min(fitting)
+            bins[at] = (room - length, [*bins[at][1], row])
+        else:
+            bins.append((capacity - length, [row]))
+    place = {row: at for at, row in enumerate(rows)}
+    packed = [sorted(members, key=place.__getitem__) for _, members in bins]
+    return sorted(packed, key=lambda members: place[members[0]])

@@ -1,0 +1,166 @@
+"""Checkpoints that are whole or not there: safetensors and JSON, verified before use.
+
+Commit rule: everything is written into a temporary folder beside the target and synced file by
+file, a manifest with sizes and hashes last; then the folder is synced and renamed, and its parent
+synced. A checkpoint counts only if its manifest verifies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tunesmith.errors import CheckpointError
+from tunesmith.rundir import hash_file, sync_folder, write_json
+from tunesmith.storage import storage_errors
+from tunesmith.train.loop import Ledger, State
+
+MANIFEST = "manifest.json"
+KEPT_AT_LEAST = 2
+_NAME = re.compile(r"checkpoint-step-(\d+)")
+
+
+def name(step: int) -> str:
+    """Return the folder name of a step's checkpoint."""
+    return f"checkpoint-step-{step}"
+
+
+def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
+    """Commit the state as ``checkpoint-step-N`` under ``folder``; ``extra`` is JSON of the caller."""
+    target = folder / name(state.step)
+    partial = folder / f".{target.name}.partial"
+    with storage_errors(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        trained = {
+            key: value.detach().contiguous()
+            for key, value in state.model.named_parameters()
+            if value.requires_grad
+        }
+        save_file(trained, partial / "model.safetensors")
+        tensors, numbers = _flat(state.optimizer)
+        save_file(tensors, partial / "optimizer.safetensors")
+        ledger = {"count": state.ledger.count, "digest": state.ledger.digest}
+        content = {"step": state.step, "ledger": ledger, "optimizer": numbers, "extra": extra}
+        (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
+        files = sorted(path for path in partial.iterdir())
+        for path in files:
+            _sync(path)
+        manifest = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in files}
+        write_json(partial / MANIFEST, manifest)
+        sync_folder(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        sync_folder(folder)
+    return target
+
+
+def verify(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        for file, facts in manifest.items():
+            if (path / file).stat().st_size != facts["bytes"]:
+                return f"{file} has {(path / file).stat().st_size} bytes, not {facts['bytes']}"
+            if hash_file(path / file) != facts["sha256"]:
+                return f"{file} does not have the hash of its manifest"
+        missing = {"model.safetensors", "optimizer.safetensors", "state.json"} - set(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as failure:
+        return f"its manifest cannot be read ({type(failure).__name__})"
+    return f"{', '.join(sorted(missing))} is not in its manifest" if missing else None
+
+
+def steps(folder: Path) -> list[tuple[int, Path]]:
+    """Return the checkpoints of a folder by step, the newest first, unverified."""
+    if not folder.is_dir():
+        return []
+    found = [(int(m.group(1)), p) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name))]
+    return sorted(found, reverse=True)
+
+
+def latest(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that verifies, and what was wrong with newer ones."""
+    complaints = []
+    for _, path in steps(folder):
+        fault = verify(path)
+        if fault is None:
+            return path, complaints
+        complaints.append(f"{path.name} is not used: {fault}")
+    return None, complaints
+
+
+def restore(path: Path, state: State) -> dict[str, Any]:
+    """Put a verified checkpoint into ``state`` and return the caller's ``extra``."""
+    fault = verify(path)
+    if fault is not None:
+        raise CheckpointError(f"The checkpoint {path} is broken: {fault}.")
+    trained = load_file(path / "model.safetensors")
+    own = {key: value for key, value in state.model.named_parameters() if value.requires_grad}
+    if set(own) != set(trained):
+        odd = sorted(set(own) ^ set(trained))[:3]
+        raise CheckpointError(
+            f"The checkpoint {path} trains other parameters than this run ({', '.join(odd)}, …).",
+            expected="the same model and the same LoRA and freezing settings",
+        )
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(trained[key])
+    content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    _unflat(state.optimizer, load_file(path / "optimizer.safetensors"), content["optimizer"])
+    state.step = int(content["step"])
+    state.ledger = Ledger(int(content["ledger"]["count"]), str(content["ledger"]["digest"]))
+    extra: dict[str, Any] = content["extra"]
+    return extra
+
+
+def prune(folder: Path, keep: int) -> list[Path]:
+    """Delete the oldest checkpoints beyond ``keep`` (at least two) and half-written ones.
+
+    Nothing is deleted unless the newest verifies; those that do not verify count for nothing.
+    """
+    newest, _ = latest(folder)
+    if newest is None:
+        return []
+    gone = [path for _, path in steps(folder)[max(keep, KEPT_AT_LEAST) :] if path != newest]
+    gone += list(folder.glob(".checkpoint-step-*.partial"))
+    for path in gone:
+        shutil.rmtree(path, ignore_errors=True)
+    return gone
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flat(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Split an optimiser's state into tensors and plain numbers; no pickle."""
+    tensors, numbers = {}, {}
+    for number, values in optimizer.state_dict()["state"].items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{number}.{key}"] = value.detach().contiguous()
+            else:
+                numbers[f"{number}.{key}"] = value
+    return tensors, numbers
+
+
+def _unflat(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]
+) -> None:
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {}
+    for name_, value in {**tensors, **numbers}.items():
+        number, _, key = name_.partition(".")
+        state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
