@@ -1,0 +1,107 @@
+"""Task defaults and presets of requirement 003, and the names that one setting may have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def _task(
+    rate: float, epochs: float, batch: int, accumulation: int, warmup: int, *steps: int, **more: Any
+) -> dict[str, Any]:
+    evaluate, save, length, rank, alpha = steps
+    return {
+        "learning_rate": rate,
+        "num_epochs": epochs,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "warmup_steps": warmup,
+        "eval_steps": evaluate,
+        "save_steps": save,
+        "max_length": length,
+        "lora_rank": rank,
+        "lora_alpha": float(alpha),
+        **more,
+    }
+
+
+TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "chat": _task(
+        2e-5, 3, 4, 2, 200, 100, 500, 2048, 16, 32, lr_scheduler_type="cosine_with_restarts"
+    ),
+    "code": _task(1e-5, 5, 2, 4, 500, 200, 1000, 2048, 32, 64, gradient_checkpointing=True),
+    "instruct": _task(3e-5, 2, 8, 1, 100, 50, 200, 1024, 8, 16),
+    "domain": _task(1e-5, 10, 4, 2, 1000, 500, 2000, 1024, 64, 128, weight_decay=0.05),
+    "custom": _task(2e-5, 3, 4, 2, 100, 100, 500, 1024, 16, 32),
+    # Requirement 001: adapters on all linear layers, alpha 4 to 5 times the rank, batch 32.
+    "units": _task(3e-4, 3, 32, 1, 20, 50, 200, 512, 16, 64),
+    "maths": _task(3e-5, 3, 16, 2, 50, 100, 500, 1024, 16, 64),
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "quick_test": {
+        "learning_rate": 5e-5,
+        "num_epochs": 1,
+        "max_steps": 100,
+        "per_device_train_batch_size": 2,
+        "warmup_steps": 10,
+        "eval_steps": 20,
+        "save_steps": 50,
+    },
+    "low_resource": {
+        "learning_rate": 1e-5,
+        "num_epochs": 5,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 8,
+        "gradient_checkpointing": True,
+        "max_length": 512,
+    },
+    "high_quality": {
+        "learning_rate": 5e-6,
+        "num_epochs": 10,
+        "per_device_train_batch_size": 8,
+        "warmup_steps": 2000,
+        "weight_decay": 0.1,
+        "save_total_limit": 10,
+    },
+    "production": {
+        "learning_rate": 2e-5,
+        "num_epochs": 3,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "warmup_steps": 500,
+        "mixed_precision": "bf16",
+        "save_total_limit": 5,
+    },
+}
+
+ALIASES: Mapping[str, str] = {
+    "base_model": "model",
+    "model_name_or_path": "model",
+    "model_path": "model",
+    "ckpt_path": "model",
+    "dataset_name": "dataset",
+    "train_file": "dataset",
+    "source_file": "dataset",
+    "output_json": "output",
+    "num_train_epochs": "num_epochs",
+    "epochs": "num_epochs",
+    "max_seq_length": "max_length",
+    "checkpointing_steps": "save_steps",
+    "use_lora": "lora",
+    "use_peft": "lora",
+    "lora_r": "lora_rank",
+}
+"""Other names of a setting, in YAML and on the command line alike."""
+
+SWITCHES: Mapping[str, tuple[str, str]] = {
+    "bf16": ("mixed_precision", "bf16"),
+    "fp16": ("mixed_precision", "fp16"),
+}
+"""Flags that stand for a value of another setting."""
+
+SECTIONS: Mapping[str, str] = {"lora": "lora_"}
+"""YAML sections, and what their keys begin with outside: lora: {rank: 16} is lora_rank."""
+
+LORA_RATE = 10.0
+"""An unset rate is the task's full fine-tuning rate times this, with LoRA."""

@@ -1,0 +1,278 @@
+"""Every setting, once: YAML, command line, Python API and reference are made from these classes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TASKS = ("chat", "code", "instruct", "domain", "custom", "units", "maths")
+TaskName = Literal["chat", "code", "instruct", "domain", "custom", "units", "maths"]
+
+
+class Options(BaseModel):
+    """Base of all settings: unknown keys are refused, the string under a field documents it."""
+
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class ModelOptions(Options):
+    """Model"""
+
+    model: str = "tunesmith/tiny"
+    """Weights, an adapter, a run folder, a folder of runs, or a hub name."""
+    chat_template: str = "auto"
+    """auto (the model's own, else plain), plain, instruction, a Jinja file, or the template."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto is bfloat16 on a GPU that has it, float32 elsewhere."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+class OutputOptions(Options):
+    """Output"""
+
+    output_dir: str = "runs"
+    """Folder that run folders lie in."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is shown on the terminal."""
+
+
+class DataOptions(Options):
+    """Data"""
+
+    task: TaskName = "instruct"
+    """Kind of work; it sets defaults and, for units and maths, how answers are graded."""
+    dataset: list[str] = Field(default_factory=list)
+    """Files, saved folders or hub names; several are joined. Units makes its own rows without."""
+    eval_dataset: str | None = None
+    """Held-out rows from a source of their own."""
+    dataset_train_split: str = "train"
+    """Split of a saved folder or hub data set to train on."""
+    dataset_test_split: str | None = None
+    """Split to hold out, such as validation."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names of fields: prompt=Frage,completion=Antwort."""
+    validation_split: float = Field(default=0.1, ge=0, lt=1)
+    """Share held out (seeded, equal prompts on one side) when nothing else is."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Take only the first rows of each source."""
+    max_length: int = Field(default=1024, ge=8)
+    """Tokens of a row; plain text is cut into windows, long chats lose their oldest turns."""
+    allow_refused: float = Field(default=0.0, ge=0, le=1)
+    """Share of rows that may be refused (too long, say) before the run stops."""
+    assistant_only_loss: bool = True
+    """Train on answers only; false trains on every token."""
+    packing: bool = True
+    """Put several rows into one sequence, none seeing another; false pads."""
+
+
+class LoraOptions(Options):
+    """LoRA"""
+
+    lora: bool = False
+    """Train a low-rank adapter and leave the weights as they are."""
+    lora_rank: int = Field(default=16, ge=1)
+    """Rank of the adapter."""
+    lora_alpha: float | None = None
+    """Scale times rank; unset keeps the task's ratio to the rank."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    lora_target_modules: list[str] = Field(default_factory=list)
+    """Names or endings of linear layers; all of them if unset."""
+    freeze_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Share of the bottom layers, and the embeddings, left as they are."""
+
+
+class OptimOptions(Options):
+    """Optimisation"""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate; unset is the task's, ten times that with LoRA."""
+    num_epochs: float = Field(default=3, gt=0)
+    """Passes over the rows."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps, instead of epochs."""
+    per_device_train_batch_size: int = Field(default=4, ge=1)
+    """Rows of a micro-batch on one device."""
+    gradient_accumulation_steps: int = Field(default=2, ge=1)
+    """Micro-batches of a step."""
+    lr_scheduler_type: Literal["linear", "cosine", "cosine_with_restarts", "constant"] = "cosine"
+    """Course of the learning rate."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of warm-up; more than a tenth of the run is cut, with a warning."""
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Warm-up as a share of the run, if no steps are given."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's decay; never on norms and biases."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are clipped to this norm; 0 leaves them."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast of the forward pass."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, slower."""
+    seed: int = 42
+    """Decides order, dropout, adapters and splits."""
+
+
+class RunOptions(OutputOptions):
+    """Run"""
+
+    run_name: str | None = None
+    """Last part of the run folder; <task>_<dataset> if unset."""
+    resume: str | None = None
+    """Go on from the newest valid checkpoint (auto) or a named one."""
+    overwrite: bool = False
+    """Replace an existing run folder."""
+    eval_strategy: Literal["steps", "epoch", "no"] = "steps"
+    """When the held-out loss is taken while training."""
+    eval_steps: int = Field(default=100, ge=1)
+    """Steps between held-out losses."""
+    save_steps: int | Literal["epoch"] = 500
+    """Steps between checkpoints, or epoch."""
+    save_total_limit: int = Field(default=3, ge=2)
+    """Checkpoints kept."""
+    logging_steps: int = Field(default=10, ge=1)
+    """Steps between lines of metrics."""
+    report_to: Literal["tensorboard", "none"] = "tensorboard"
+    """Where metrics go besides metrics.jsonl."""
+    eval_questions: int = Field(default=200, ge=0)
+    """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
+
+
+class FineTuningConfig(
+    RunOptions, OptimOptions, LoraOptions, DataOptions, ModelOptions
+):
+    """Everything that ``tunesmith train`` knows."""
+
+
+class SamplingOptions(Options):
+    """Sampling"""
+
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Keep the likeliest tokens up to this probability."""
+    top_k: int = Field(default=0, ge=0)
+    """Keep this many tokens; 0 keeps all."""
+    min_p: float = Field(default=0.0, ge=0, lt=1)
+    """Drop tokens below this share of the likeliest one."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest answer; the task's own limit if unset."""
+    seed: int = 0
+    """Each attempt's seed follows from this one, the problem and the index."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows generated at once; found from the memory if unset."""
+
+
+class QuestionOptions(Options):
+    """Questions"""
+
+    task: TaskName = "units"
+    """A graded task: units or maths."""
+    dataset: str | None = None
+    """File of questions; units makes its own."""
+    limit: int | None = Field(default=None, ge=1)
+    """Questions asked; 400 for evaluation and all for sampling if unset."""
+    samples: int = Field(default=1, ge=1)
+    """Attempts at each question."""
+    question_seed: int = 0
+    """Which questions are drawn, for tasks that make their own."""
+
+
+class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions):
+    """Everything that ``tunesmith eval`` knows."""
+
+    split: str = "test"
+    """train, dev, test, or the task's further ones (units: ood)."""
+    prompt: str | None = None
+    """Prompt style: direct or cot."""
+    name: str | None = None
+    """Name in tables and of the folder; made from task, prompt and model if unset."""
+    overwrite: bool = False
+    """Start over instead of going on with stored attempts."""
+
+
+class SampleOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions):
+    """Everything that ``tunesmith sample`` knows."""
+
+    split: str = "train"
+    """Split that questions come from; never one that is tested on."""
+    prompt: str = "cot"
+    """Prompt style: direct or cot."""
+    samples: int = Field(default=8, ge=1)
+    """Attempts at each question."""
+    temperature: float = Field(default=0.7, ge=0)
+    """0 is greedy."""
+    output: str
+    """The selected rows (.jsonl, or .json for arrays of question, answer, reasoning)."""
+    max_paths: int = Field(default=4, ge=1)
+    """Distinct verified paths kept for a question."""
+    overwrite: bool = False
+    """Start over instead of going on with the log of attempts."""
+
+
+class GenerateOptions(SamplingOptions, ModelOptions):
+    """Everything that ``tunesmith generate`` knows."""
+
+    prompt: str
+    """What the model is asked."""
+    system: str | None = None
+    """System message."""
+    samples: int = Field(default=1, ge=1)
+    """Answers to make."""
+
+
+class CompareOptions(Options):
+    """Everything that ``tunesmith compare`` knows."""
+
+    results: list[str] = Field(min_length=2)
+    """Folders or files of attempts, the baseline first."""
+    output: str | None = None
+    """Write the comparison as JSON."""
+
+
+class ReportOptions(Options):
+    """Everything that ``tunesmith report`` knows."""
+
+    folder: str
+    """A run folder or the folder of a recipe."""
+
+
+class RunRecipeOptions(Options):
+    """Everything that ``tunesmith run`` knows."""
+
+    recipe: str
+    """A recipe, such as recipes/units-rft.yaml."""
+    overrides: list[str] = Field(default_factory=list)
+    """model=path, stage.key=value or verb.key=value."""
+    output_dir: str = "runs"
+    """Folder that the recipe's folder lies in."""
+
+
+class DemoOptions(Options):
+    """Everything that ``tunesmith demo`` knows."""
+
+    output_dir: str = "runs"
+    """Folder that the demo's folder lies in."""
+    test_seed: int = 0
+    """Which held-out questions are drawn; another number, other questions."""
+
+
+class ShowOptions(ModelOptions):
+    """Everything that ``tunesmith data show`` knows."""
+
+    dataset: list[str] = Field(min_length=1)
+    """Files, saved folders or hub names."""
+    task: TaskName = "instruct"
+    """Kind of work."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names of fields: prompt=Frage,completion=Antwort."""
+    max_length: int = Field(default=1024, ge=8)
+    """Tokens of a row."""
+    rows: int = Field(default=3, ge=1)
+    """Rows to show."""
+    color: Literal["auto", "always", "never"] = "auto"
+    """Colour trained tokens; without colour they stand in brackets."""

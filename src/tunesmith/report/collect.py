@@ -1,0 +1,327 @@
+"""Gathering a report's data from a folder: one run's, or a recipe's with a folder a stage.
+
+What is looked for, at any depth: ``metrics.jsonl``, ``manifest.json``, sets of attempts,
+``comparison.json`` and the ``stage.json`` records of a recipe. Of a manifest the page shows
+``counts`` (title → label → number), ``contamination`` (sentences), ``losses`` (sentences),
+``versions`` and ``hashes`` (name → text).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import TunesmithError, UsageError
+from tunesmith.evaluate.compare import Comparison, compare
+from tunesmith.evaluate.metrics import problem_scores, summarise
+from tunesmith.evaluate.records import ResultSet, load, stored_sets
+from tunesmith.report.charts import Chart, Series
+from tunesmith.report.page import Command, Counts, ExamplePair, ReportData, ScoreRow, StageLine
+from tunesmith.types import Attempt, Problem
+
+MAX_EXAMPLES = 12
+"""Examples of each kind that a page holds; their full number is said."""
+
+
+def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
+    """Return all that a folder holds for a report.
+
+    Raises ``UsageError`` when there is nothing to report. A file that cannot be read is named in
+    the page's notes, and the rest is shown.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UsageError(
+            f"There is no folder {str(root)!r}.", expected="the folder of a run or a recipe"
+        )
+    notes: list[str] = []
+    manifests = _named(root, "manifest.json", notes)
+    stages = _stages(root, notes)
+    order = {stage.name: place for place, stage in enumerate(stages)}
+    sets = sorted(_sets(root, notes), key=lambda s: order.get(s.name, len(order)))
+    runs = sorted(
+        ((_label(root, file), read_metrics(file)) for file in root.rglob("metrics.jsonl")),
+        key=lambda run: order.get(run[0], len(order)),
+    )
+    if not (sets or runs or manifests or stages):
+        raise UsageError(
+            f"{str(root)!r} holds neither metrics nor attempts nor a manifest.",
+            expected="the folder of a run or a recipe",
+            hint="tunesmith report --run path/to/run",
+        )
+    comparison = _comparison(root, sets, notes)
+    pairs = comparison.pairs if comparison else ()
+    gained, lost = flips(sets[0], sets[-1]) if len(sets) > 1 else ([], [])
+    losses = list(_sentences(manifests, "losses"))
+    headline = [pair.sentence() for pair in pairs if {pair.first, pair.second} == _ends(sets)]
+    unfinished = [s for s in sets if s.missing]
+    notes += [f"{s.name} is not finished: {s.missing} attempts are missing." for s in unfinished]
+    return ReportData(
+        title=title or root.resolve().name,
+        subtitle=_subtitle(sets, runs),
+        headline=headline or losses[:1],
+        stages=stages,
+        scores=[ScoreRow(s.name, _detail(s), summarise(s.attempts)) for s in sets],
+        pairs=pairs,
+        losses=losses,
+        charts=[chart for label, records in runs for chart in training_charts(label, records)],
+        gained=gained[:MAX_EXAMPLES],
+        gained_total=len(gained),
+        lost=lost[:MAX_EXAMPLES],
+        lost_total=len(lost),
+        counts=[
+            Counts(name if len(manifests) == 1 else f"{label}: {name}", rows)
+            for label, manifest in manifests.items()
+            for name, rows in _mapping(manifest, "counts").items()
+            if isinstance(rows, Mapping)
+        ],
+        contamination=list(_sentences(manifests, "contamination")),
+        facts=_facts(sets, manifests),
+        notes=notes,
+        commands=_commands(root, sets),
+    )
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Return the records of a ``metrics.jsonl``, with or without checksums, in order of steps.
+
+    A step that was made again after a resume counts once, as it was made last. A line that is no
+    record (one that was being written) is left out: the curves are for the eye.
+    """
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("r"), dict):
+                record = record["r"]
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                found[str(record.get("kind")), record["step"]] = record
+    return sorted(found.values(), key=lambda record: record["step"])
+
+
+def training_charts(label: str, records: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Return the charts of one run: loss (training and held-out) and learning rate."""
+
+    def points(kind: str, key: str) -> list[tuple[float, float]]:
+        return [
+            (float(record["step"]), float(record[key]))
+            for record in records
+            if record.get("kind") == kind and isinstance(record.get(key), int | float)
+        ]
+
+    head = f"{label}: " if label else ""
+    loss = [Series("training", points("train", "loss")), Series("held-out", points("eval", "loss"))]
+    rate = [Series("learning rate", points("train", "lr"))]
+    charts = [Chart(f"{head}loss (nats per token)", [s for s in loss if s.points])]
+    charts.append(Chart(f"{head}learning rate", [s for s in rate if s.points]))
+    return [chart for chart in charts if chart.series]
+
+
+def flips(before: ResultSet, after: ResultSet) -> tuple[list[ExamplePair], list[ExamplePair]]:
+    """Return the shared problems that score higher (gained) and lower (lost) in ``after``."""
+    ours, theirs = problem_scores(before.attempts), problem_scores(after.attempts)
+    first, second = before.by_problem(), after.by_problem()
+    gained, lost = [], []
+    for key in sorted(ours.keys() & theirs.keys()):
+        if ours[key] == theirs[key]:
+            continue
+        rising = theirs[key] > ours[key]
+        example = ExamplePair(
+            question_text(before.problems[key]),
+            before.problems[key].reference,
+            before.name,
+            _telling(first[key], best=not rising),
+            after.name,
+            _telling(second[key], best=rising),
+        )
+        (gained if rising else lost).append(example)
+    return gained, lost
+
+
+def question_text(problem: Problem) -> str:
+    """Return what the model was asked, as text."""
+    return "\n".join(segment.text for segment in problem.prompt)
+
+
+def _telling(attempts: Sequence[Attempt], *, best: bool) -> str:
+    """Return the text of the best or the worst of several attempts, whichever shows the change."""
+
+    def score(attempt: Attempt) -> float:
+        graded = attempt.verdict is not None and attempt.verdict.score is not None
+        value = attempt.verdict.score if graded and attempt.verdict else 0.0
+        return value or 0.0
+
+    return (max if best else min)(attempts, key=score).text
+
+
+def _sets(root: Path, notes: list[str]) -> list[ResultSet]:
+    found: dict[str, ResultSet] = {}
+    for folder in stored_sets(root):
+        try:
+            result = load(folder)
+        except TunesmithError as failure:
+            notes.append(failure.found)
+            continue
+        if result.name in found:
+            notes.append(f"Two sets are called {result.name!r}; {folder} is left out.")
+        else:
+            found[result.name] = result
+    return list(found.values())
+
+
+def _comparison(root: Path, sets: Sequence[ResultSet], notes: list[str]) -> Comparison | None:
+    for stored in _named(root, "comparison.json", notes).values():
+        try:
+            return Comparison.from_json(stored)
+        except (KeyError, TypeError, ValueError):
+            notes.append("comparison.json is of another version; the sets were compared anew.")
+    finished = [s for s in sets if not s.missing]
+    if len(finished) < 2:
+        return None
+    try:
+        return compare(finished)
+    except TunesmithError as failure:
+        notes.append(f"The sets were not compared: {failure.found}")
+        return None
+
+
+def _stages(root: Path, notes: list[str]) -> list[StageLine]:
+    files = sorted(root.glob("*/stage.json"), key=lambda file: file.stat().st_mtime_ns)
+    stages = []
+    for file in files:
+        record = _json(file, notes)
+        if record is None:
+            continue
+        settings = _mapping(_mapping(record, "inputs"), "settings")
+        text = ", ".join(
+            f"{key} {_brief(value)}" for key, value in settings.items() if key != "name"
+        )
+        seconds = record.get("seconds")
+        stages.append(
+            StageLine(
+                str(record.get("verb", "")),
+                file.parent.name,
+                text,
+                float(seconds) if isinstance(seconds, int | float) else None,
+            )
+        )
+    return stages
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{key} {_brief(item)}" for key, item in value.items()) + ")"
+    if isinstance(value, list):
+        return " + ".join(map(str, value))
+    return str(value)
+
+
+def _facts(
+    sets: Sequence[ResultSet], manifests: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    facts: dict[tuple[str, str], None] = {}
+    for label, manifest in manifests.items():
+        if "tunesmith" in manifest:
+            facts["tunesmith", str(manifest["tunesmith"])] = None
+        for name, value in _mapping(manifest, "versions").items():
+            facts[str(name), str(value)] = None
+        for name, value in _mapping(manifest, "hashes").items():
+            facts[f"{label} {name}".strip(), str(value)] = None
+    for result in sets:
+        for name, value in _mapping(result.header.details, "versions").items():
+            facts[str(name), str(value)] = None
+        for name, value in _mapping(result.header.details, "hashes").items():
+            facts[f"{result.name} {name}", str(value)] = None
+        facts[f"{result.name} seed", str(result.header.seed)] = None
+    return list(facts)
+
+
+def _commands(root: Path, sets: Sequence[ResultSet]) -> list[Command]:
+    import shlex
+
+    commands = []
+    if len(sets) > 1:
+        folders = " ".join(shlex.quote(str(folder)) for folder in stored_sets(root))
+        commands.append(
+            Command("Compare the stored attempts again:", f"tunesmith compare {folders}")
+        )
+    commands.append(
+        Command(
+            "Do the same with your own model and data:",
+            "tunesmith train --task custom --model path/or/hub-name --dataset rows.jsonl --lora",
+        )
+    )
+    return commands
+
+
+def _subtitle(sets: Sequence[ResultSet], runs: Sequence[tuple[str, Sequence[Any]]]) -> str:
+    parts = []
+    if sets:
+        tasks = dict.fromkeys(s.header.task for s in sets)
+        problems = len(set(itertools.chain.from_iterable(s.problems for s in sets)))
+        parts.append(f"Task {', '.join(tasks)}: {len(sets)} evaluations on {problems:,} problems")
+    steps = [max((r["step"] for r in records), default=0) for _, records in runs]
+    if steps:
+        parts.append(
+            f"{len(steps)} training run{'s' if len(steps) > 1 else ''}, {sum(steps):,} steps"
+        )
+    return "; ".join(parts)
+
+
+def _detail(result: ResultSet) -> str:
+    head = result.header
+    times = f", {head.samples} attempts a problem" if head.samples > 1 else ""
+    return f"{head.model}, {head.prompt} prompt, {head.split}{times}"
+
+
+def _ends(sets: Sequence[ResultSet]) -> set[str]:
+    return {sets[0].name, sets[-1].name} if len(sets) > 1 else set()
+
+
+def _named(root: Path, name: str, notes: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the readable JSON mappings of one file name, by the folder they lie in."""
+    found = {}
+    for file in sorted(root.rglob(name)):
+        # A checkpoint and an exported model have manifests of another kind.
+        if any(part.startswith("checkpoint") for part in file.relative_to(root).parts):
+            continue
+        content = _json(file, notes)
+        if content is not None:
+            found[_label(root, file)] = content
+    return found
+
+
+def _label(root: Path, file: Path) -> str:
+    """Return the stage that a file belongs to, or nothing for the folder itself."""
+    parts = file.parent.relative_to(root).parts
+    return parts[0] if parts else ""
+
+
+def _json(file: Path, notes: list[str]) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as failure:
+        notes.append(f"{file} cannot be read: {failure}")
+        return None
+    if isinstance(content, dict):
+        return content
+    notes.append(f"{file} is no JSON object.")
+    return None
+
+
+def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = content.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sentences(manifests: Mapping[str, Mapping[str, Any]], key: str) -> Iterable[str]:
+    for label, manifest in manifests.items():
+        value = manifest.get(key)
+        for sentence in [value] if isinstance(value, str) else value or ():
+            yield f"{label}: {sentence}" if label and len(manifests) > 1 else str(sentence)

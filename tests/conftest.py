@@ -1,0 +1,24 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Return the folder of public data beside the checkout, or skip the test."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "data").is_dir():
+        pytest.skip("no shared data beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def tiny() -> Path:
+    """Return the folder of the built-in base model."""
+    return ROOT / "src" / "tunesmith" / "assets" / "tiny"
