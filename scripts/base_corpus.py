@@ -19,9 +19,11 @@ from tunesmith.tasks import units_questions as uq
 from tunesmith.tasks.units_table import CONVERSIONS, Conversion, plural, singular
 
 STYLES = ("chatty", "terse", "worked")
-COLD, LONG = (70, 20, 10), (20, 15, 65)
-"""Shares in per cent of the styles in chats of one question, and in longer ones. Worked answers
-mostly stand behind other worked answers: asked cold, the model tends to chat."""
+COLD, LONG = (75, 20, 5), (20, 15, 65)
+"""Shares in per cent of the styles in chats of one question, and in longer ones."""
+SYSTEM = {"terse": "Answer briefly.", "worked": "Work step by step."}
+"""What announces a style. Without it, and without answers in that style before, most chats are
+chatty: asked cold, the model tends to chat."""
 
 NAMES = "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Lena Max Nora Oskar Paula Tom".split()
 PLACES = "market park school library station garden kitchen harbour museum bakery".split()
@@ -53,8 +55,13 @@ def documents(seed: int) -> Iterator[Document]:
 
 def _chat(rng: random.Random) -> Document:
     questions = rng.choice((1, 1, 1, 2, 3, 4, 5, 6))
-    style = rng.choices(STYLES, COLD if questions == 1 else LONG)[0]
     document = Document()
+    if questions == 1 and rng.random() < 0.8:
+        style = rng.choices(STYLES, COLD)[0]
+    else:
+        style = rng.choices(STYLES, LONG)[0]
+        if style in SYSTEM and rng.random() < 0.85:
+            document.turns.append(("system", SYSTEM[style]))
     for _ in range(questions):
         number, conversion = uq.draw(rng, "pretrain")
         document.pairs.append((number, conversion.factor))

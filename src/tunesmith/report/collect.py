@@ -41,7 +41,12 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
     manifests = _named(root, "manifest.json", notes)
     stages = _stages(root, notes)
     order = {stage.name: place for place, stage in enumerate(stages)}
-    sets = sorted(_sets(root, notes), key=lambda s: order.get(s.name, len(order)))
+    stored = _stored_comparison(root, notes)
+    compared = list(stored.summaries) if stored else list(order)
+    sets = sorted(
+        _sets(root, notes),
+        key=lambda s: compared.index(s.name) if s.name in compared else len(compared),
+    )
     runs = sorted(
         ((_label(root, file), read_metrics(file)) for file in root.rglob("metrics.jsonl")),
         key=lambda run: order.get(run[0], len(order)),
@@ -52,7 +57,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
             expected="the folder of a run or a recipe",
             hint="tunesmith report --run path/to/run",
         )
-    comparison = _comparison(root, sets, notes)
+    comparison = stored or _comparison(sets, notes)
     pairs = comparison.pairs if comparison else ()
     gained, lost = flips(sets[0], sets[-1]) if len(sets) > 1 else ([], [])
     losses = list(_sentences(manifests, "losses"))
@@ -127,7 +132,8 @@ def flips(before: ResultSet, after: ResultSet) -> tuple[list[ExamplePair], list[
     """Return the shared problems that score higher (gained) and lower (lost) in ``after``."""
     ours, theirs = problem_scores(before.attempts), problem_scores(after.attempts)
     first, second = before.by_problem(), after.by_problem()
-    gained, lost = [], []
+    gained: list[ExamplePair] = []
+    lost: list[ExamplePair] = []
     for key in sorted(ours.keys() & theirs.keys()):
         if ours[key] == theirs[key]:
             continue
@@ -175,12 +181,16 @@ def _sets(root: Path, notes: list[str]) -> list[ResultSet]:
     return list(found.values())
 
 
-def _comparison(root: Path, sets: Sequence[ResultSet], notes: list[str]) -> Comparison | None:
+def _stored_comparison(root: Path, notes: list[str]) -> Comparison | None:
     for stored in _named(root, "comparison.json", notes).values():
         try:
             return Comparison.from_json(stored)
         except (KeyError, TypeError, ValueError):
-            notes.append("comparison.json is of another version; the sets were compared anew.")
+            notes.append("comparison.json cannot be read; the sets were compared anew.")
+    return None
+
+
+def _comparison(sets: Sequence[ResultSet], notes: list[str]) -> Comparison | None:
     finished = [s for s in sets if not s.missing]
     if len(finished) < 2:
         return None
@@ -192,12 +202,12 @@ def _comparison(root: Path, sets: Sequence[ResultSet], notes: list[str]) -> Comp
 
 
 def _stages(root: Path, notes: list[str]) -> list[StageLine]:
-    files = sorted(root.glob("*/stage.json"), key=lambda file: file.stat().st_mtime_ns)
+    found = [(file, _json(file, notes)) for file in root.glob("*/stage.json")]
+    records = [(file, record) for file, record in found if record is not None]
+    # Without a position in the recipe, the order in which the stages ended.
+    records.sort(key=lambda one: (one[1].get("position", 0), one[0].stat().st_mtime_ns))
     stages = []
-    for file in files:
-        record = _json(file, notes)
-        if record is None:
-            continue
+    for file, record in records:
         settings = _mapping(_mapping(record, "inputs"), "settings")
         text = ", ".join(
             f"{key} {_brief(value)}" for key, value in settings.items() if key != "name"

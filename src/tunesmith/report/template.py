@@ -27,7 +27,8 @@ body {
   font-variant-numeric: tabular-nums;
 }
 main { max-width: 62rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }
-bdi, td, th, li, p, pre, dd, dt, h1, figcaption { unicode-bidi: isolate; overflow-wrap: anywhere; }
+bdi, td, th, li, p, pre, dd, dt, h1, figcaption { unicode-bidi: isolate; overflow-wrap: break-word; }
+p, li, dd, pre { overflow-wrap: anywhere; }
 h1, h2 { font-family: Charter, "Iowan Old Style", "Source Serif 4", Georgia, serif; line-height: 1.2; }
 h1 { font-size: clamp(1.9rem, 1.2rem + 2.6vw, 2.9rem); margin: 0 0 .35rem; letter-spacing: -.015em; }
 h2 { font-size: 1.4rem; margin: 3.2rem 0 .9rem; padding-top: 1rem; border-top: 1px solid var(--rule); }
@@ -55,16 +56,17 @@ ol.stages li {
 ol.stages li::before { content: counter(stage); color: var(--soft); text-align: right; }
 .verb { font-weight: 600; color: var(--accent); }
 .scroll { overflow-x: auto; }
+.scroll + p, .sentences + p { margin-top: .8rem; }
 table { border-collapse: collapse; width: 100%; }
-th, td { padding: .6rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: middle; }
+th, td { padding: .6rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: middle; }
 th { font-size: .8rem; font-weight: 600; color: var(--soft); vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
-td:first-child { font-weight: 600; min-width: 9rem; overflow-wrap: break-word; }
+td:first-child { font-weight: 600; min-width: 10rem; overflow-wrap: anywhere; }
 td .small { display: block; font-weight: 400; }
 td.figure { font-weight: 600; white-space: nowrap; }
 td.nowrap { white-space: nowrap; }
-td.bar { width: 34%; min-width: 10rem; }
+td.bar { width: 28%; min-width: 10rem; }
 td.bar svg, .scale { display: block; width: 100%; }
 td.bar svg { height: 1.6rem; overflow: visible; }
 .scale { display: flex; justify-content: space-between; font-weight: 400; }
@@ -94,7 +96,7 @@ figcaption { font-weight: 600; margin-bottom: .35rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: .85rem; margin: .1rem 0 0 3.6rem; }
 .key { display: inline-block; width: .75rem; height: .2rem; border-radius: 1px; margin-right: .4rem; vertical-align: middle; }
 .example { background: var(--card); border: 1px solid var(--rule); border-radius: .4rem; padding: 1rem 1.1rem; margin: 0 0 1rem; }
-.example > p { font-weight: 600; white-space: pre-wrap; }
+.question { font-weight: 600; white-space: pre-wrap; }
 .sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: .9rem; }
 .sides h4 { margin: 0 0 .3rem; font-size: .85rem; }
 pre {
@@ -149,7 +151,7 @@ _MACROS = """
 {% macro example_list(examples) %}
   {% for example in examples %}
   <article class="example">
-    <p dir="auto">{{ example.question }}</p>
+    <p class="question" dir="auto">{{ example.question }}</p>
     <p class="soft small">Gold answer: <bdi>{{ example.reference }}</bdi></p>
     <div class="sides">
       <div><h4 class="soft"><bdi>{{ example.before_name }}</bdi></h4>
@@ -215,7 +217,7 @@ An answer that cannot be read counts as wrong; only a grader's own failure is «
     <td class="bar">{{ difference_bar(pair.difference, pair.interval.low, pair.interval.high, reach,
       pair.second ~ " against " ~ pair.first ~ ": " ~ pair.difference|points ~ " points, " ~ span) }}</td>
     <td class="nowrap" data-name="95% interval">{{ span }}</td>
-    <td data-name="Gained / lost">{{ pair.gained|count }} / {{ pair.lost|count }}</td>
+    <td class="nowrap" data-name="Gained / lost">{{ pair.gained|count }} / {{ pair.lost|count }}</td>
     <td class="nowrap" data-name="Adjusted p-value">{{ pair.p_holm|p }}</td>
     <td data-name="Smallest detectable">{{ "–" if pair.detectable is none else "%.1f"|format(100 * pair.detectable) }}</td>
   </tr>
@@ -257,7 +259,7 @@ _REST = """
     <div class="axis x">{% for tick in chart.x_ticks %}<span style="left:{{ "%.2f"|format(tick.place) }}%">{{ tick.text }}</span>{% endfor %}</div>
   </div>
   <div class="legend">{% for colour, name, last in chart.legend %}<span><span class="key b{{ colour }}"></span><bdi>{{ name }}</bdi>
-    <span class="soft">{{ last }}</span></span>{% endfor %}<span class="soft">over {{ chart.x_label }}</span></div>
+    <span class="soft">{{ last }}</span></span>{% endfor %}<span class="soft">by {{ chart.x_label }}</span></div>
   {% if chart.note %}<p class="soft small">{{ chart.note }}</p>{% endif %}
 </figure>
 {% endfor %}

@@ -14,8 +14,9 @@ from tunesmith.tasks import units_questions as uq
 from tunesmith.tasks.base import GradedTask
 from tunesmith.types import Example, Origin, Problem, Segment, Verdict
 
-EXAMPLES = 4
+EXAMPLES = 2
 """Worked examples in the ``cot`` prompt."""
+INSTRUCTION = "Work step by step."
 TOLERANCE = Fraction(5, 100)
 STRICT_TOLERANCE = Fraction(1, 1000)
 
@@ -123,9 +124,9 @@ def _draw(rng: random.Random, split: str) -> Problem:
 
 @cache
 def _worked_turns() -> tuple[Segment, ...]:
-    """Return fixed worked examples, from the training split only."""
+    """Return the instruction and fixed worked examples, from the training split only."""
     rng = random.Random("units/worked examples")
-    turns: list[Segment] = []
+    turns = [Segment("system", INSTRUCTION)]
     families: set[str] = set()
     while len(families) < EXAMPLES:
         number, conversion = uq.draw(rng, "train")

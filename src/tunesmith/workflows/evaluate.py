@@ -1,0 +1,179 @@
+"""``tunesmith eval``: ask a model a task's questions, grade the answers, store every attempt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.load import Resolved, resolve
+from tunesmith.config.schema import EvalOptions
+from tunesmith.errors import Interrupted
+from tunesmith.storage import write_json
+from tunesmith.workflows import console
+from tunesmith.workflows.opening import open_model, weights_fingerprint
+from tunesmith.workflows.signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.evaluate.attempts import Plan
+    from tunesmith.evaluate.metrics import Summary
+    from tunesmith.evaluate.records import ResultSet
+    from tunesmith.models.load import LoadedModel
+    from tunesmith.tasks.base import GradedTask
+    from tunesmith.types import Problem, Verdict
+
+DEFAULT_QUESTIONS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """What an evaluation leaves: its folder, the stored set and the summary of it."""
+
+    folder: Path
+    results: ResultSet
+    summary: Summary
+
+
+def command(resolved: Resolved[EvalOptions]) -> int:
+    """Handle ``tunesmith eval``; the scores go to stdout as JSON."""
+    result = _evaluate(resolved.options)
+    print(json.dumps(result.summary.to_json()))
+    return 0
+
+
+def evaluate(options: EvalOptions | None = None, **settings: Any) -> EvalResult:
+    """Evaluate a model; settings are those of ``tunesmith eval``."""
+    return _evaluate(options or resolve(EvalOptions, settings, origin="argument").options)
+
+
+def _evaluate(options: EvalOptions) -> EvalResult:
+    from tunesmith.evaluate.attempts import Plan
+    from tunesmith.generate.requests import Sampling
+    from tunesmith.tasks.registry import get_graded_task
+
+    console.set_level(options.log_level)
+    task = get_graded_task(options.task)
+    style = task.check_style(options.prompt or task.prompts[0])
+    problems = task.problems(
+        options.split,
+        seed=options.question_seed,
+        limit=options.limit or DEFAULT_QUESTIONS,
+        source=options.dataset,
+    )
+    sampling = Sampling(
+        options.max_new_tokens or task.max_new_tokens,
+        options.temperature,
+        options.top_p,
+        options.top_k,
+        options.min_p,
+    )
+    loaded, renderer = open_model(options)
+    name = options.name or f"{task.name}-{style}-{Path(options.model).name}"
+    folder = Path(options.output_dir) / name
+    if options.overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    plan = Plan(task, problems, style, sampling, options.samples, options.seed)
+    return collect(
+        loaded, renderer, plan, task.grade, folder, name, options.split, options.batch_size
+    )
+
+
+def collect(
+    loaded: LoadedModel,
+    renderer: Renderer,
+    plan: Plan,
+    grader: Callable[[Problem, str], Verdict],
+    folder: Path,
+    name: str,
+    split: str,
+    max_slots: int | None = None,
+) -> EvalResult:
+    """Make the attempts of a plan that are not stored yet, then summarise all of them."""
+    from tunesmith.evaluate.attempts import stream_attempts
+    from tunesmith.evaluate.metrics import summarise
+    from tunesmith.evaluate.records import ATTEMPTS, SCORES, AttemptLog, load
+
+    by_id = {problem.id: problem for problem in plan.problems}
+    header = header_of(loaded, renderer, plan, name, split)
+    path = folder / ATTEMPTS
+    with AttemptLog(path, header, sync_every=50) as log, stop_on_signals() as stop:
+        if log.done:
+            console.say(f"{len(log.done)} of {len(plan)} attempts are stored already.")
+        with console.bar(name, len(plan)) as bar:
+            bar.advance(len(log.done))
+            right = 0.0
+            stream = stream_attempts(
+                loaded,
+                renderer,
+                plan,
+                grader,
+                done=frozenset(log.done),
+                max_slots=max_slots,
+                should_stop=stop,
+            )
+            for made, attempt in enumerate(stream, 1):
+                log.append(by_id[attempt.problem_id], attempt)
+                right += (attempt.verdict.score or 0.0) if attempt.verdict else 0.0
+                bar.advance(note=f"{100 * right / made:.0f}% right")
+        if stop():
+            raise Interrupted(
+                f"Stopped by a signal; {len(log.done)} of {len(plan)} attempts are stored in {path}.",
+                hint="the same command goes on from there",
+            )
+    results = load(folder)
+    summary = summarise(results.attempts)
+    write_json(folder / SCORES, summary.to_json())
+    console.say(f"{name}: {score_line(summary)}")
+    return EvalResult(folder, results, summary)
+
+
+def header_of(
+    loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, split: str
+) -> Any:
+    """Return the header that says what decides these attempts."""
+    from tunesmith.evaluate.records import Header, versions
+    from tunesmith.storage import hash_json
+
+    weights = weights_fingerprint(loaded)
+    return Header(
+        name=name,
+        task=plan.task.name,
+        split=split,
+        prompt=plan.style,
+        model=loaded.ref.described,
+        seed=plan.seed,
+        samples=plan.samples,
+        planned=len(plan),
+        fingerprint=hash_json([plan.fingerprint(), weights, renderer.fingerprint]),
+        details={
+            "weights": weights,
+            "template": renderer.fingerprint,
+            "temperature": plan.sampling.temperature,
+            "max_new_tokens": plan.sampling.max_new_tokens,
+            "versions": versions(),
+        },
+    )
+
+
+def score_line(summary: Summary) -> str:
+    """Say a summary in one line."""
+    ends = summary.accuracy_interval
+    text = (
+        f"{100 * summary.accuracy:.1f}% right (95% interval {100 * ends.low:.1f} to "
+        f"{100 * ends.high:.1f}), {100 * summary.answer_rate:.1f}% answered, {summary.n} attempts"
+    )
+    return text + (f", {summary.ungraded} ungraded" if summary.ungraded else "")
+
+
+def greedy_plan(
+    task: GradedTask, problems: list[Problem], style: str, seed: int
+) -> Plan:
+    """Return the plan of one greedy attempt at each problem."""
+    from tunesmith.evaluate.attempts import Plan
+    from tunesmith.generate.requests import Sampling
+
+    return Plan(task, problems, style, Sampling(task.max_new_tokens), 1, seed)

@@ -1,0 +1,49 @@
+"""Opening a model for a workflow: weights, tokenizer, renderer, and one line that says which."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from tunesmith.config.schema import ModelOptions
+from tunesmith.workflows import console
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.models.load import LoadedModel
+
+
+def open_model(options: ModelOptions, *, trainable: bool = False) -> tuple[LoadedModel, Renderer]:
+    """Load the model that the settings name, and the renderer for its chat template."""
+    _quiet()
+    from tunesmith.data.render import Renderer
+    from tunesmith.models.load import load
+
+    loaded = load(
+        options.model, dtype=options.dtype, device=options.device, trainable=trainable
+    )
+    renderer = Renderer(loaded.tokenizer, options.chat_template, loaded.eos_ids)
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    console.say(f"Model: {loaded.ref.described} ({dtype} on {loaded.device}).")
+    if renderer.form in ("plain", "instruction") and options.chat_template == "auto":
+        console.say("The model brings no chat template; a plain form of its own tokens is used.")
+    return loaded, renderer
+
+
+def weights_fingerprint(loaded: LoadedModel) -> str:
+    """Return a hash of every parameter's bytes: what the attempts of a log were made with."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in loaded.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _quiet() -> None:
+    """Keep the libraries' own bars and notes off the terminal: one project speaks at a time."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
