@@ -80,6 +80,8 @@ def test_only_a_marked_answer_with_true_equations_is_trained_on():
     assert TASK.verify(problem("18"), "9 * 2 = 18\n#### 18").score == 1
     assert TASK.verify(problem("18"), "9 x 2 = <<9*2=18>>18\n#### 18").score == 1
     assert TASK.verify(problem("6"), "2/3 of 9 = 6\n#### 6").score == 1
+    assert TASK.verify(problem("240"), "300 x 4/5 = 240\n#### 240").score == 1
+    assert TASK.verify(problem("7"), "2/3 of 9 = 7\n#### 7").score == 0
     assert TASK.verify(problem("18"), "9 * 3 = 18\n#### 18").score == 0
     assert "false" in TASK.verify(problem("18"), "9 * 3 = 18\n#### 18").reason
     assert TASK.verify(problem("18"), "It is 18").score == 0
@@ -141,6 +143,18 @@ def test_a_folder_without_a_dev_file_sets_a_tenth_of_train_aside(tmp_path):
     folder_of(tmp_path, dev=ROWS[:1])
     assert len(TASK.problems("train", source=source)) == 400
     assert len(TASK.problems("dev", source=source)) == 1
+
+
+def test_a_saved_data_set_has_the_same_splits(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(60)]
+    saved = DatasetDict({"train": Dataset.from_list(rows), "test": Dataset.from_list(ROWS)})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    source = str(tmp_path / "saved")
+    train, dev, test = (TASK.problems(split, source=source) for split in TASK.splits)
+    assert (len(train) + len(dev), len(test)) == (60, 3)
+    assert dev
 
 
 def test_a_question_that_comes_twice_stays_two_problems(tmp_path):

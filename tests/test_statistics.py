@@ -66,6 +66,10 @@ def test_newcombes_worked_example():
     interval = paired_difference(both=36, gained=12, lost=2, neither=0)
     assert interval.low == pytest.approx(0.0569, abs=5e-4)
     assert interval.high == pytest.approx(0.3404, abs=5e-4)
+    # Agreement beyond chance, where the continuity correction counts.
+    corrected = paired_difference(both=20, gained=12, lost=2, neither=16)
+    assert corrected.low == pytest.approx(0.0562, abs=5e-4)
+    assert corrected.high == pytest.approx(0.3292, abs=5e-4)
 
 
 @given(*[st.integers(0, 60)] * 4)

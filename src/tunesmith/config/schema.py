@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +14,10 @@ class Options(BaseModel):
     """Base of all settings: unknown keys are refused, the string under a field documents it."""
 
     model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
 
@@ -76,7 +79,7 @@ class LoraOptions(Options):
     """Train a low-rank adapter and leave the weights as they are."""
     lora_rank: int = Field(default=16, ge=1)
     """Rank of the adapter."""
-    lora_alpha: float | None = None
+    lora_alpha: float | None = Field(default=None, gt=0)
     """Scale times rank; unset keeps the task's ratio to the rank."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
@@ -130,7 +133,7 @@ class RunOptions(OutputOptions):
     """When the held-out loss is taken while training."""
     eval_steps: int = Field(default=100, ge=1)
     """Steps between held-out losses."""
-    save_steps: int | Literal["epoch"] = 500
+    save_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] = 500
     """Steps between checkpoints, or epoch."""
     save_total_limit: int = Field(default=3, ge=2)
     """Checkpoints kept."""
@@ -142,9 +145,7 @@ class RunOptions(OutputOptions):
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 
 
-class FineTuningConfig(
-    RunOptions, OptimOptions, LoraOptions, DataOptions, ModelOptions
-):
+class FineTuningConfig(RunOptions, OptimOptions, LoraOptions, DataOptions, ModelOptions):
     """Everything that ``tunesmith train`` knows."""
 
 

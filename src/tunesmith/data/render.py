@@ -76,6 +76,11 @@ class Renderer:
         self.stop_ids = tuple(known)
 
     @property
+    def bos_id(self) -> int | None:
+        """Return the token that every row begins with, if the model wants one."""
+        return self._tokenizer.bos_token_id if self._wants_bos else None
+
+    @property
     def fingerprint(self) -> str:
         """Return a hash of the template and of what the tokenizer makes of a probe text."""
         probe = self._ids("Aa1 é\n\t{}<|x|> 12.5")

@@ -77,8 +77,9 @@ class MathsTask(GradedTask):
 
         A folder holds a file for each split (``train.jsonl``, ``test.jsonl``, …). Where there is
         none for ``dev``, a tenth of the train questions, chosen by their text, is the dev split
-        and is left out of ``train``. A file is taken as a whole, whatever the split. With
-        ``limit`` that many problems are drawn by ``seed``.
+        and is left out of ``train``; the same holds for a saved ``datasets`` folder and a hub
+        name. A file is taken as a whole, whatever the split. With ``limit`` that many problems
+        are drawn by ``seed``.
         """
         if split not in self.splits:
             raise UsageError(
@@ -92,7 +93,12 @@ class MathsTask(GradedTask):
                 hint="--dataset path/to/gsm8k",
             )
         path = Path(source)
-        found = _read(path) if not path.is_dir() else _of_folder(path, split)
+        if path.is_file():
+            found = _read(source)
+        elif path.is_dir() and not _is_saved_dataset(path):
+            found = _of_folder(path, split)
+        else:
+            found = _of_dataset(source, split)
         if not found:
             raise DataError(
                 f"{source!r} has no questions for the {split} split.", expected="at least one row"
@@ -206,14 +212,28 @@ def _of_folder(folder: Path, split: str) -> list[Problem]:
         )
     if split == "test" or (own is not None and _split_file(folder, "dev") is not None):
         assert own is not None
-        return _read(own)
+        return _read(str(own))
     train = _split_file(folder, "train")
     if train is None:
         raise DataError(
             f"The folder {str(folder)!r} has neither a dev nor a train file.",
             expected="dev.jsonl or train.jsonl",
         )
-    return [problem for problem in _read(train) if _is_dev(problem) is (split == "dev")]
+    return _part(_read(str(train)), split)
+
+
+def _of_dataset(source: str, split: str) -> list[Problem]:
+    if split == "test":
+        return _read(source, split)
+    return _part(_read(source, "train"), split)
+
+
+def _is_saved_dataset(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+
+
+def _part(problems: list[Problem], split: str) -> list[Problem]:
+    return [problem for problem in problems if _is_dev(problem) is (split == "dev")]
 
 
 def _split_file(folder: Path, split: str) -> Path | None:
@@ -227,12 +247,12 @@ def _is_dev(problem: Problem) -> bool:
     return int.from_bytes(digest[:8], "big") % DEV_SHARE == 0
 
 
-def _read(path: Path) -> list[Problem]:
+def _read(source: str, split: str = "train") -> list[Problem]:
     from tunesmith.data.readers import read_rows
 
     seen: Counter[str] = Counter()
     found = []
-    for row in read_rows(str(path)):
+    for row in read_rows(source, split=split):
         question, answer = row.fields.get("question"), row.fields.get("answer")
         if not isinstance(question, str) or not isinstance(answer, str):
             raise DataError(

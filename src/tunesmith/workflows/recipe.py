@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tunesmith.workflows.recipe_file import Recipe, Stage, load_recipe
 if TYPE_CHECKING:
     from tunesmith.config.schema import RunRecipeOptions
 
+BEGUN = "begun.json"
+"""The key that a stage was started under, so that a stopped one goes on only under the same."""
 RECORD = "stage.json"
 """In each stage's folder: the key it was run under, what that key was made of, its output."""
 
@@ -37,7 +40,7 @@ class StageRecord:
     seconds: float
 
 
-def run_recipe(resolved: Resolved[RunRecipeOptions]) -> int:
+def command(resolved: Resolved[RunRecipeOptions]) -> int:
     """Handle ``tunesmith run``."""
     options = resolved.options
     run(options.recipe, options.overrides, output_dir=options.output_dir)
@@ -57,7 +60,7 @@ def run(
     records: dict[str, StageRecord] = {}
     for position, stage in enumerate(recipe.stages, 1):
         heading = f"[{position}/{len(recipe.stages)}] {stage.verb} {stage.name}"
-        records[stage.name] = _run_stage(recipe, stage, heading, root, records)
+        records[stage.name] = _run_stage(recipe, stage, heading, root, records, position)
     return list(records.values())
 
 
@@ -94,13 +97,14 @@ def _run_stage(
     heading: str,
     root: Path,
     records: Mapping[str, StageRecord],
+    position: int,
 ) -> StageRecord:
     from tunesmith.workflows.recipe_stages import STAGES
 
     folder = root / stage.name
     inputs = _inputs(recipe, stage, records)
     key = hash_json(inputs)
-    before = _read_record(folder)
+    before = _read_json(folder / RECORD)
     if before and before.get("key") == key:
         output = folder / before["output"]
         if output.exists() and _hash(output) == before["output_hash"]:
@@ -113,12 +117,20 @@ def _run_stage(
         why = ""
     console.title(heading + (f" (run again, {why})" if why else ""))
     started = time.monotonic()
-    # A record of another key must not vouch for what is about to be written.
+    # A record must not vouch for what is about to be written.
     (folder / RECORD).unlink(missing_ok=True)
-    fresh = bool(before)
-    output = STAGES[stage.verb](recipe, stage, folder, dict(records), fresh)
+    # What a stage left half-done under the same key it goes on with; anything else starts over.
+    begun = _read_json(folder / BEGUN)
+    same = begun is not None and begun.get("key") == key
+    if not same and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / BEGUN, {"key": key})
+    output = STAGES[stage.verb](recipe, stage, folder, dict(records))
     seconds = time.monotonic() - started
     record = {
+        "verb": stage.verb,
+        "position": position,
         "key": key,
         "inputs": inputs,
         "output": str(output.relative_to(folder)),
@@ -160,9 +172,9 @@ def _hash(output: Path) -> str:
     return hash_tree(output) if output.is_dir() else hash_file(output)
 
 
-def _read_record(folder: Path) -> dict[str, Any] | None:
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

@@ -1,0 +1,203 @@
+"""The end of a training run: final model, base against tuned, contamination, report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.overlap import find_overlaps
+from tunesmith.data.prepare import Prepared
+from tunesmith.rundir import RunDir, hash_tree, write_json, write_text
+from tunesmith.tasks.base import GradedTask
+from tunesmith.workflows import console
+from tunesmith.workflows.rows import Data
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.evaluate.compare import RowLoss
+    from tunesmith.models.load import LoadedModel
+    from tunesmith.types import Encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run whose last step is done."""
+
+    config: FineTuningConfig
+    data: Data
+    loaded: LoadedModel
+    renderer: Renderer
+    rows: Prepared
+    held: Prepared
+    run: RunDir
+    steps: int
+    held_loss: float | None
+    best: float | None
+    seconds: float
+
+
+def baseline(
+    loaded: LoadedModel,
+    renderer: Renderer,
+    data: Data,
+    held: Prepared,
+    run: RunDir,
+    config: FineTuningConfig,
+) -> list[RowLoss]:
+    """Measure the model before training: held-out losses, and the answers to the questions."""
+    losses = byte_losses(loaded, renderer, held) if held.rows else []
+    _ask(loaded, renderer, data, run, config, "base")
+    return losses
+
+
+def byte_losses(loaded: LoadedModel, renderer: Renderer, held: Prepared) -> list[RowLoss]:
+    """Return each held-out row's loss in nats and the bytes that its trained tokens spell."""
+    from tunesmith.evaluate.compare import RowLoss
+    from tunesmith.train.losses import row_losses
+
+    sums = row_losses(loaded.model, held.rows, loaded.device, 2048)
+    return [
+        RowLoss(str(number), loss, _bytes(row, renderer), str(document))
+        for number, (row, document, (loss, _)) in enumerate(
+            zip(held.rows, held.documents, sums, strict=True)
+        )
+    ]
+
+
+def finish(done: Finished, before: Sequence[RowLoss]) -> None:
+    """Save the model and write down what the run changed, with the evidence."""
+    from tunesmith.evaluate.compare import compare_losses
+    from tunesmith.evaluate.records import versions
+    from tunesmith.workflows.report import write_report
+
+    save_model(done.loaded, done.renderer, done.run.final_model)
+    sentences: list[str] = []
+    if before:
+        after = byte_losses(done.loaded, done.renderer, done.held)
+        compared = compare_losses(before, after)
+        sentences.append(compared.sentence())
+        if done.best is not None and done.held_loss is not None and done.best < done.held_loss:
+            sentences.append(
+                f"The lowest held-out loss was {done.best:.4f} nats per token (best_model), the "
+                f"last one {done.held_loss:.4f} (final_model)."
+            )
+    _ask(done.loaded, done.renderer, done.data, done.run, done.config, "tuned")
+    sentences += _compare(done.run)
+    contamination = _contamination(done.data)
+    manifest = {
+        "task": done.config.task,
+        "model": done.loaded.ref.described,
+        "steps": done.steps,
+        "seconds": round(done.seconds, 1),
+        "versions": versions(),
+        "hashes": {
+            "final_model": hash_tree(done.run.final_model),
+            "template": done.renderer.fingerprint,
+        },
+        "counts": {
+            "training": done.rows.counts(),
+            "held out": {**done.held.counts(), "also in training, left out": done.data.repeated},
+        },
+        "losses": sentences[:1] if before else [],
+        "contamination": contamination,
+        "finished": True,
+    }
+    write_text(done.run.final_model / "README.md", _card(done, sentences, contamination))
+    manifest["hashes"]["final_model"] = hash_tree(done.run.final_model)
+    done.run.write_manifest(manifest)
+    page = write_report(done.run.path)
+    for sentence in (*sentences, *contamination):
+        console.say(sentence)
+    console.say(f"Model: {done.run.final_model}\nReport: {page}")
+    console.say(f"Next: tunesmith generate --model {done.run.path} --prompt '…'")
+
+
+def save_model(loaded: LoadedModel, renderer: Renderer, folder: Path) -> None:
+    """Write a model folder in one move: safetensors, tokenizer, the one template, stop tokens."""
+    from tunesmith.storage import storage_errors
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    with storage_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        loaded.tokenizer.chat_template = renderer.template
+        loaded.model.generation_config.eos_token_id = list(renderer.stop_ids)
+        loaded.model.save_pretrained(partial, **_adapter_only(loaded.model))
+        loaded.tokenizer.save_pretrained(partial)
+        loaded.model.generation_config.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+
+def _adapter_only(model: Any) -> dict[str, Any]:
+    """Return what keeps PEFT from saving the embeddings along with an adapter."""
+    return {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+
+
+def _ask(
+    loaded: LoadedModel,
+    renderer: Renderer,
+    data: Data,
+    run: RunDir,
+    config: FineTuningConfig,
+    name: str,
+) -> None:
+    """Let the model answer the run's questions; answers stored before a stop are not made again."""
+    from tunesmith.tasks.registry import get_task
+    from tunesmith.workflows.evaluate import collect, greedy_plan
+
+    task = get_task(config.task)
+    if not isinstance(task, GradedTask) or not data.questions or not config.eval_questions:
+        return
+    plan = greedy_plan(task, data.questions, task.prompts[0], 0)
+    collect(loaded, renderer, plan, task.grade, run.eval / name, name, "held out")
+
+
+def _compare(run: RunDir) -> list[str]:
+    from tunesmith.evaluate.compare import compare
+    from tunesmith.evaluate.records import load
+
+    folders = [run.eval / name for name in ("base", "tuned")]
+    if not all((folder / "attempts.jsonl").is_file() for folder in folders):
+        return []
+    comparison = compare([load(folder) for folder in folders])
+    write_json(run.eval / "comparison.json", comparison.to_json())
+    return [pair.sentence() for pair in comparison.pairs]
+
+
+def _contamination(data: Data) -> list[str]:
+    if not data.questions:
+        return []
+    found = find_overlaps(data.train, data.questions)
+    if not found:
+        return [f"None of the {len(data.questions)} test questions occurs in the training rows."]
+    shown = "; ".join(f"{o.problem_id} in {o.origin} («{o.kind}»)" for o in found[:5])
+    return [f"{len(found)} of {len(data.questions)} test questions occur in training rows: {shown}."]
+
+
+def _bytes(row: Encoded, renderer: Renderer) -> int:
+    trained = [i for i, weight in zip(row.ids, row.weights, strict=True) if weight]
+    return max(1, len(renderer.decode(trained).encode()))
+
+
+def _card(done: Finished, sentences: Sequence[str], contamination: Sequence[str]) -> str:
+    data = ", ".join(done.config.dataset) or "rows that the task generates"
+    lines = [
+        "---",
+        "library_name: transformers",
+        "---",
+        "",
+        f"# {done.run.path.name}",
+        "",
+        f"Fine-tuned with tunesmith from {done.loaded.ref.described} on {data} "
+        f"(task {done.config.task}, {done.steps} steps).",
+        "",
+        *(f"- {sentence}" for sentence in (*sentences, *contamination)),
+        "",
+        "The settings lie in `config.yaml` of the run, the evidence in its `report.html`.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""What each verb of a recipe does: its settings become those of the command of that name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.load import resolve
+from tunesmith.config.schema import EvalOptions, FineTuningConfig, SampleOptions
+from tunesmith.storage import write_json
+from tunesmith.workflows import console
+from tunesmith.workflows.recipe_file import Recipe, Stage
+
+if TYPE_CHECKING:
+    from tunesmith.workflows.recipe import StageRecord
+
+Records = Mapping[str, "StageRecord"]
+
+
+def _model(recipe: Recipe, name: str, records: Records) -> str:
+    """Return the path that a stage's model has: the recipe's, an earlier stage's, or a name."""
+    if name == "model":
+        return recipe.model
+    return str(records[name].output) if name in records else name
+
+
+def _eval(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
+    from tunesmith.workflows.evaluate import evaluate
+
+    settings = dict(stage.settings)
+    model = _model(recipe, str(settings.pop("model", "model")), records)
+    given = {**settings, "model": model, "name": stage.name, "output_dir": str(folder.parent)}
+    result = evaluate(_options(EvalOptions, given, recipe, stage))
+    return result.folder / "scores.json"
+
+
+def _sample(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
+    from tunesmith.workflows.sample import sample
+
+    settings = dict(stage.settings)
+    model = _model(recipe, str(settings.pop("model", "model")), records)
+    select = settings.pop("select", None)
+    if isinstance(select, dict):
+        settings.update(select)
+    given = {**settings, "model": model, "output": str(folder / "rows.jsonl")}
+    result = sample(_options(SampleOptions, given, recipe, stage))
+    counts: dict[str, int] = {"kept": result.rows, **result.discards, "all": result.attempts}
+    solved = {"questions": result.questions, "solved": result.solved}
+    write_json(folder / "manifest.json", {"counts": {"attempts": counts, "questions": solved}})
+    return result.output
+
+
+def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
+    from tunesmith.train import checkpoint
+    from tunesmith.workflows.train import train
+
+    settings = dict(stage.settings)
+    model = _model(recipe, str(settings.pop("from", "model")), records)
+    data = [str(name) for name in settings.pop("data", [])]
+    paths = [str(records[name].output) if name in records else name for name in data]
+    given: dict[str, Any] = {
+        **settings,
+        "model": model,
+        "output_dir": str(folder.parent),
+        "run_name": stage.name,
+        # The folder holds nothing but this stage's own record, or a run that was stopped.
+        "overwrite": False,
+        "resume": "auto",
+    }
+    if paths:
+        given["dataset"] = paths
+    if checkpoint.latest(folder / "checkpoints")[0] is None:
+        given.update(resume=None)
+    return train(_options(FineTuningConfig, given, recipe, stage)).final_model
+
+
+def _compare(_: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
+    from tunesmith.workflows.compare import compare, show
+
+    folders = [str(records[str(name)].folder) for name in stage.settings["of"]]
+    output = folder / "comparison.json"
+    show(compare(folders, str(output)))
+    return output
+
+
+def _report(recipe: Recipe, _: Stage, folder: Path, __: Records) -> Path:
+    from tunesmith.workflows.report import write_report
+
+    page = write_report(folder.parent, title=recipe.name)
+    console.say(f"Report: {page}")
+    kept = folder / "report.json"
+    write_json(kept, {"page": page.name})
+    return kept
+
+
+def _options(kind: Any, given: Mapping[str, Any], recipe: Recipe, stage: Stage) -> Any:
+    return resolve(kind, given, origin=f"{recipe.path} stage {stage.name}").options
+
+
+STAGES: dict[str, Callable[[Recipe, Stage, Path, Records], Path]] = {
+    "eval": _eval,
+    "sample": _sample,
+    "train": _train,
+    "compare": _compare,
+    "report": _report,
+}

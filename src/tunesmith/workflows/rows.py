@@ -1,0 +1,101 @@
+"""The rows of a training run: from files or from the task, and what is held out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.prepare import prompt_key, split_holdout
+from tunesmith.errors import DataError, UsageError
+from tunesmith.tasks.base import GradedTask, Task
+from tunesmith.workflows import console
+
+if TYPE_CHECKING:
+    from tunesmith.types import Example, Problem
+
+
+@dataclass(slots=True)
+class Data:
+    """Examples to train on, examples held out, and questions to ask at the end."""
+
+    train: list[Example]
+    held_out: list[Example]
+    questions: list[Problem] = field(default_factory=list)
+    repeated: int = 0
+    """Held-out examples whose prompt is also in training; left out of the held-out set."""
+
+
+def gather(config: FineTuningConfig, task: Task) -> Data:
+    """Return a run's data, announcing what was found and what is held out."""
+    if not config.dataset:
+        return _generated(config, task)
+    examples: list[Example] = []
+    by_example: dict[str, Problem] = {}
+    for source in config.dataset:
+        examples += _read(config, task, source, config.dataset_train_split, by_example)
+    repeated = 0
+    if config.eval_dataset or config.dataset_test_split:
+        source = config.eval_dataset or config.dataset[0]
+        split = config.dataset_test_split or "train"
+        held_out = _read(config, task, source, split, by_example)
+        known = {prompt_key(example) for example in examples}
+        fresh = [e for e in held_out if e.segments[0].role is None or prompt_key(e) not in known]
+        repeated, held_out = len(held_out) - len(fresh), fresh
+        if repeated:
+            console.warn(f"{repeated} held-out rows are also trained on and are left out")
+        if not held_out:
+            raise DataError(f"Every held-out row of {source} is also a training row.")
+    else:
+        examples, held_out = split_holdout(examples, config.validation_split, config.seed)
+        if held_out:
+            console.say(
+                f"Held out: {len(held_out)} of {len(held_out) + len(examples)} rows "
+                f"({config.validation_split:.0%}, seed {config.seed}, equal prompts together)."
+            )
+        elif config.validation_split:
+            console.warn("one row alone cannot be split, so nothing is held out")
+    questions = [by_example[str(e.origin)] for e in held_out if str(e.origin) in by_example]
+    if isinstance(task, GradedTask) and task.name == "units":
+        questions = task.problems("test", limit=config.eval_questions or 1)
+    return Data(examples, held_out, questions[: config.eval_questions], repeated)
+
+
+def _generated(config: FineTuningConfig, task: Task) -> Data:
+    if not isinstance(task, GradedTask) or task.name != "units":
+        raise UsageError(
+            f"--dataset is missing; the task {task.name!r} has no rows of its own.",
+            hint="--dataset rows.jsonl",
+        )
+    problems = task.problems("train", seed=config.seed, limit=config.max_rows or 1500)
+    held_out = task.problems("dev", seed=config.seed, limit=200)
+    console.say(f"Rows: {len(problems)} generated answers, {len(held_out)} held out.")
+    return Data(
+        [task.answer_example(problem) for problem in problems],
+        [task.answer_example(problem) for problem in held_out],
+        task.problems("test", limit=config.eval_questions) if config.eval_questions else [],
+    )
+
+
+def _read(
+    config: FineTuningConfig,
+    task: Task,
+    source: str,
+    split: str,
+    by_example: dict[str, Problem],
+) -> list[Example]:
+    from tunesmith.data.formats import to_examples
+    from tunesmith.data.readers import read_rows
+
+    rows = list(read_rows(source, split=split, max_rows=config.max_rows))
+    if isinstance(task, GradedTask) and task.name == "maths" and "question" in rows[0].fields:
+        problems = task.problems(split, limit=config.max_rows, source=source)
+        examples = [task.answer_example(problem) for problem in problems]
+        by_example.update(
+            {str(e.origin): problem for e, problem in zip(examples, problems, strict=True)}
+        )
+        console.say(f"{source}: {len(examples)} questions with worked answers.")
+        return examples
+    layout, examples = to_examples(rows, config.columns)
+    console.say(f"{source}: {len(examples)} rows, read as {layout.name}.")
+    return examples

@@ -1,0 +1,41 @@
+"""``tunesmith data show``: rows as the model will see them, trained tokens marked."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from tunesmith.config.load import Resolved
+from tunesmith.config.schema import ShowOptions
+from tunesmith.workflows import console
+from tunesmith.workflows.opening import open_model
+
+
+def command(resolved: Resolved[ShowOptions]) -> int:
+    """Handle ``tunesmith data show``."""
+    from tunesmith.data.formats import to_examples
+    from tunesmith.data.readers import read_rows
+    from tunesmith.data.show import marked, spans, summary
+
+    options = resolved.options
+    _, renderer = open_model(options)
+    color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
+    out = Console(force_terminal=color, no_color=not color, highlight=False, soft_wrap=True)
+    for source in options.dataset:
+        rows = list(read_rows(source, max_rows=options.rows))
+        layout, examples = to_examples(rows, options.columns)
+        console.say(f"{source}: {layout.name}, shown as task {options.task} would train on it.")
+        for example in examples:
+            rendered = renderer.encode(example, options.max_length)
+            if rendered.refused:
+                out.print(Text(f"{example.origin}: refused, {rendered.refused}"))
+            for row in rendered.rows:
+                out.print(Text(summary(row), style="bold"))
+                if color:
+                    parts = [(t, "black on green" if on else "dim") for t, on in spans(row, renderer)]
+                    out.print(Text.assemble(*parts))
+                else:
+                    out.print(Text(marked(row, renderer)))
+    return 0

@@ -1,0 +1,377 @@
+"""``tunesmith train``: rows, model, loop, checkpoints, and the proof at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.load import Resolved, resolve
+from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.prepare import Prepared, prepare
+from tunesmith.errors import CheckpointError, Interrupted, UsageError
+from tunesmith.rundir import RunDir
+from tunesmith.workflows import console
+from tunesmith.workflows.finish import Finished, baseline, finish
+from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.rows import Data, gather
+from tunesmith.workflows.signals import stop_on_signals
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.models.load import LoadedModel
+    from tunesmith.train.loop import Settings, State, StepResult
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run leaves."""
+
+    run: Path
+    final_model: Path
+    steps: int
+    loss: float
+    held_out_loss: float | None
+    """Nats a trained token, after the last step."""
+
+
+def command(resolved: Resolved[FineTuningConfig]) -> int:
+    """Handle ``tunesmith train``."""
+    _train(resolved)
+    return 0
+
+
+def train(config: FineTuningConfig | None = None, **settings: Any) -> TrainResult:
+    """Fine-tune a model; settings are those of ``tunesmith train``."""
+    if config is not None:
+        settings = {**config.model_dump(exclude_unset=True), **settings}
+    return _train(resolve(FineTuningConfig, settings, origin="argument"))
+
+
+def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
+    from tunesmith.tasks.registry import get_task
+
+    config = resolved.options
+    console.set_level(config.log_level)
+    changed = [[name, value, source] for name, value, source in resolved.describe()]
+    console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
+    data = gather(config, get_task(config.task))
+    loaded, renderer = open_model(config, trainable=True)
+    if config.max_length > loaded.max_positions:
+        chosen = resolved.sources.get("max_length", "default")
+        if chosen == "default" or chosen.startswith("task"):
+            config = config.model_copy(update={"max_length": loaded.max_positions})
+            console.say(f"Rows have at most {config.max_length} tokens, this model's positions.")
+    if config.max_length > loaded.max_positions:
+        raise UsageError(
+            f"--max-length {config.max_length} is more than the {loaded.max_positions} positions "
+            "of this model.",
+            hint=f"--max-length {loaded.max_positions}",
+        )
+    rows = _prepare(data.train, renderer, config)
+    held = _prepare(data.held_out, renderer, config) if data.held_out else Prepared()
+    _show_first(rows, renderer)
+    with RunDir.create(
+        config.output_dir,
+        config.run_name or _run_name(config),
+        resume=config.resume is not None,
+        overwrite=config.overwrite,
+    ) as run:
+        console.say(f"Run: {run.path}")
+        run.write_config(config.model_dump(mode="json"))
+        return _Run(config, data, loaded, renderer, rows, held, run).go()
+
+
+def _prepare(examples: Sequence[Any], renderer: Renderer, config: FineTuningConfig) -> Prepared:
+    prepared = prepare(
+        examples,
+        renderer,
+        config.max_length,
+        answers_only=config.assistant_only_loss,
+        allow_refused=config.allow_refused,
+    )
+    for reason in prepared.refused:
+        console.warn(f"left out: {reason}")
+    if prepared.cut_turns:
+        console.warn(f"{prepared.cut_turns} oldest turns were cut from long chats")
+    return prepared
+
+
+def _run_name(config: FineTuningConfig) -> str:
+    if not config.dataset:
+        return f"{config.task}_generated"
+    name = Path(config.dataset[0]).name
+    for suffix in (".gz", ".jsonl", ".json", ".csv", ".parquet", ".txt", ".md"):
+        name = name.removesuffix(suffix)
+    return f"{config.task}_{name}"
+
+
+def _show_first(rows: Prepared, renderer: Renderer) -> None:
+    from tunesmith.data.show import marked
+
+    console.say(
+        f"Rows: {len(rows.rows)} of {rows.examples} examples, {rows.tokens:,} tokens, "
+        f"{rows.trained_tokens:,} of them trained. The first one, trained parts in ⟦ ⟧:"
+    )
+    console.say(marked(rows.rows[0], renderer, limit=600))
+
+
+class _Run:
+    """One training run: holds the parts together and owns the rhythm."""
+
+    def __init__(
+        self,
+        config: FineTuningConfig,
+        data: Data,
+        loaded: LoadedModel,
+        renderer: Renderer,
+        rows: Prepared,
+        held: Prepared,
+        run: RunDir,
+    ) -> None:
+        from accelerate import Accelerator
+
+        from tunesmith.train.batches import make_plan
+
+        self.config, self.data, self.loaded, self.renderer = config, data, loaded, renderer
+        self.rows, self.held, self.run = rows, held, run
+        self.accelerator = Accelerator(
+            cpu=loaded.device.type == "cpu", mixed_precision=config.mixed_precision
+        )
+        size = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        size *= self.accelerator.num_processes
+        self.plan = make_plan(
+            len(rows.rows), size, config.num_epochs, config.max_steps, config.seed
+        )
+        self.best: float | None = None
+        self.losses: list[float] = []
+        self.records: list[dict[str, Any]] = []
+
+    def go(self) -> TrainResult:
+        """Train to the end, or to a signal, and leave a finished run."""
+        settings = self._settings()
+        before = baseline(self.loaded, self.renderer, self.data, self.held, self.run, self.config)
+        state = self._state(settings)
+        began = time.monotonic()
+        try:
+            self._loop(state, settings)
+        except Interrupted:
+            self._checkpoint(state)
+            console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
+            raise
+        held_loss = self._held_out_loss(state.step) if self.held.rows else None
+        self._checkpoint(state)
+        if self.accelerator.is_main_process:
+            self._write_metrics()
+            finish(
+                Finished(
+                    self.config,
+                    self.data,
+                    self.loaded,
+                    self.renderer,
+                    self.rows,
+                    self.held,
+                    self.run,
+                    state.step,
+                    held_loss,
+                    self.best,
+                    time.monotonic() - began,
+                ),
+                before,
+            )
+        return TrainResult(
+            self.run.path, self.run.final_model, state.step, self.losses[-1], held_loss
+        )
+
+    def _settings(self) -> Settings:
+        from tunesmith.train.loop import Settings
+        from tunesmith.train.schedule import warmup_steps
+
+        config = self.config
+        warmup, cut = warmup_steps(
+            config.warmup_steps, config.warmup_ratio, self.plan.total_steps
+        )
+        if cut:
+            console.warn(
+                f"{config.warmup_steps} warm-up steps are over a tenth of the "
+                f"{self.plan.total_steps} planned; cut to {warmup}"
+            )
+        longest = max(len(row.ids) for row in self.rows.rows)
+        return Settings(
+            config.learning_rate or 2e-5,
+            config.lr_scheduler_type,
+            warmup,
+            config.weight_decay,
+            config.max_grad_norm,
+            config.packing,
+            max(longest, 2048),
+            config.per_device_train_batch_size,
+        )
+
+    def _state(self, settings: Settings) -> State:
+        from tunesmith.models.adapters import add_lora, count, freeze_bottom
+        from tunesmith.train import checkpoint
+        from tunesmith.train.loop import State, make_optimizer
+
+        config, model = self.config, self.loaded.model
+        what = "full fine-tuning"
+        if self.loaded.ref.adapter:
+            what = "going on in the adapter"
+        elif config.lora:
+            what = f"LoRA of rank {config.lora_rank}"
+            model = add_lora(
+                model,
+                rank=config.lora_rank,
+                alpha=config.lora_alpha or 2.0 * config.lora_rank,
+                dropout=config.lora_dropout,
+                targets=config.lora_target_modules,
+                base_name=self.loaded.ref.path,
+                seed=config.seed,
+            )
+        if config.freeze_ratio:
+            frozen = freeze_bottom(model, config.freeze_ratio)
+            what += f", {frozen} bottom layers and the embeddings frozen"
+        console.say(f"Trained: {count(model, what)}.")
+        if config.gradient_checkpointing:
+            _recompute_activations(model)
+        model = self.accelerator.prepare_model(model)
+        self.loaded.model = self.accelerator.unwrap_model(model)
+        state = State(model, make_optimizer(model, settings))
+        if config.resume is not None:
+            path = self._checkpoint_to_resume(config.resume)
+            extra = checkpoint.restore(path, state)
+            self.best, self.losses = extra["best"], extra["losses"]
+            self.records = extra["records"]
+            console.say(f"Resumed from {path.name}.")
+        return state
+
+    def _checkpoint_to_resume(self, wanted: str) -> Path:
+        from tunesmith.train import checkpoint
+
+        if wanted != "auto":
+            path = self.run.checkpoints / Path(wanted).name
+            if not path.is_dir():
+                names = ", ".join(p.name for _, p in checkpoint.steps(self.run.checkpoints))
+                raise CheckpointError(
+                    f"There is no checkpoint {wanted!r} in {self.run.path}.",
+                    expected=names or "a run with checkpoints",
+                )
+            return path
+        found, complaints = checkpoint.latest(self.run.checkpoints)
+        for complaint in complaints:
+            console.warn(complaint)
+        if found is None:
+            raise CheckpointError(
+                f"{self.run.path} holds no valid checkpoint to resume from.",
+                hint="the same command with --overwrite instead of --resume",
+            )
+        return found
+
+    def _loop(self, state: State, settings: Settings) -> None:
+        from tunesmith.train.loop import fit
+
+        writer = self._tensorboard()
+        total = self.plan.total_steps
+        every = self.plan.steps_an_epoch
+        with stop_on_signals() as stop, console.bar("training", total) as bar:
+            bar.advance(state.step)
+            steps = fit(
+                state,
+                self.rows.rows,
+                self.plan,
+                settings,
+                self.accelerator,
+                should_stop=stop,
+            )
+            for done in steps:
+                self.losses.append(done.loss)
+                self._log(done, writer)
+                bar.advance(
+                    note=f"loss {done.loss:.3f}  lr {done.learning_rate:.1e}  "
+                    f"{done.tokens / done.seconds:,.0f} tokens/s"
+                )
+                last = done.step == total
+                strategy = self.config.eval_strategy
+                period = every if strategy == "epoch" else self.config.eval_steps
+                if self.held.rows and strategy != "no" and not last and done.step % period == 0:
+                    self._held_out_loss(done.step, writer)
+                saves = every if self.config.save_steps == "epoch" else self.config.save_steps
+                if not last and done.step % int(saves) == 0:
+                    self._checkpoint(state)
+        if writer is not None:
+            writer.close()
+
+    def _log(self, done: StepResult, writer: Any) -> None:
+        if done.step % self.config.logging_steps and done.step != 1:
+            return
+        record = {
+            "kind": "train",
+            "step": done.step,
+            "epoch": round(done.epoch, 4),
+            "loss": done.loss,
+            "lr": done.learning_rate,
+            "grad_norm": done.grad_norm,
+            "tokens_per_s": round(done.tokens / done.seconds, 1),
+        }
+        self._record(record, writer)
+
+    def _record(self, record: dict[str, Any], writer: Any) -> None:
+        self.records.append(record)
+        if writer is not None:
+            for key in ("loss", "lr", "grad_norm", "tokens_per_s"):
+                if key in record:
+                    writer.add_scalar(f"{record['kind']}/{key}", record[key], record["step"])
+
+    def _held_out_loss(self, step: int, writer: Any = None) -> float:
+        """Take the held-out loss; keep the model if it is the best so far."""
+        from tunesmith.train.losses import row_losses
+
+        sums = row_losses(self.loaded.model, self.held.rows, self.accelerator.device, 2048)
+        loss = sum(s for s, _ in sums) / sum(w for _, w in sums)
+        self._record({"kind": "eval", "step": step, "loss": loss}, writer)
+        console.say(f"  step {step}: held-out loss {loss:.4f}")
+        if self.best is None or loss < self.best:
+            self.best = loss
+            if self.accelerator.is_main_process:
+                from tunesmith.workflows.finish import save_model
+
+                save_model(self.loaded, self.renderer, self.run.best_model)
+        return loss
+
+    def _checkpoint(self, state: State) -> None:
+        from tunesmith.train import checkpoint
+
+        if not self.accelerator.is_main_process:
+            return
+        model = state.model
+        state.model = self.loaded.model
+        extra = {"best": self.best, "losses": self.losses, "records": self.records}
+        checkpoint.save(self.run.checkpoints, state, extra)
+        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit)
+        state.model = model
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        from tunesmith.storage import write_text
+
+        lines = (json.dumps(record) + "\n" for record in self.records)
+        write_text(self.run.metrics, "".join(lines))
+
+    def _tensorboard(self) -> Any:
+        if self.config.report_to == "none" or not self.accelerator.is_main_process:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.run.tensorboard))
+
+
+def _recompute_activations(model: Any) -> None:
+    """Turn gradient checkpointing on, under the name that this transformers has for it."""
+    name = "activation_checkpointing_enable"
+    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(model, "enable_input_require_grads"):
+        model.enable_input_require_grads()
