@@ -319,6 +319,26 @@ def test_a_stored_comparison_is_used_and_a_broken_one_is_made_again(tmp_path):
     assert "compared anew" in data.notes[0]
 
 
+def test_the_own_evaluations_of_a_recipes_runs_stay_on_their_pages(tmp_path):
+    sets = [result("first", [0.0, 1.0]), result("last", [1.0, 1.0]), result("mid", [1.0, 1.0])]
+    for stored in sets:
+        save(tmp_path / stored.name, stored)
+    write_json(tmp_path / "z-compare" / "comparison.json", compare(sets).to_json())
+    for stage in ("a-rft", "b-sft"):
+        own = [result("base", [0.0, 1.0]), result("tuned", [1.0, 1.0])]
+        for stored in own:
+            save(tmp_path / stage / "run" / "eval" / stored.name, stored)
+        write_json(tmp_path / stage / "run" / "eval" / "comparison.json", compare(own).to_json())
+        write_json(tmp_path / stage / "run" / "manifest.json", {"tunesmith": "1"})
+    data = collect(tmp_path)
+    assert [row.name for row in data.scores] == ["first", "last", "mid"]
+    assert (len(data.pairs), data.notes) == (3, [])
+    assert "a-rft" not in data.commands[0].line
+    data = collect(tmp_path / "a-rft" / "run")
+    assert [row.name for row in data.scores] == ["base", "tuned"]
+    assert len(data.pairs) == 1
+
+
 def test_what_cannot_be_read_is_said_and_the_rest_is_shown(tmp_path):
     metrics(tmp_path / "metrics.jsonl")
     write_text(tmp_path / "manifest.json", "{broken")

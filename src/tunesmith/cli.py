@@ -16,6 +16,7 @@ from tunesmith.errors import TunesmithError, UsageError
 
 UNEXPECTED = 70
 INTERRUPTED = 130
+HELP = ("-h", "--help")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,7 @@ VERBS = {
     "compare": Verb(
         "compare stored results on the same questions", "CompareOptions", "compare", ("results",)
     ),
-    "run": Verb(
-        "carry out a recipe", "RunRecipeOptions", "recipe", ("recipe", "overrides")
-    ),
+    "run": Verb("carry out a recipe", "RunRecipeOptions", "recipe", ("recipe", "overrides")),
     "report": Verb("write the page of a run or recipe", "ReportOptions", "report", ("folder",)),
     "data show": Verb(
         "show rows with their trained tokens marked", "ShowOptions", "show", ("dataset",)
@@ -51,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's mistake prints a sentence."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
     except TunesmithError as mistake:
         _complain(str(mistake))
         return mistake.exit_code
@@ -63,44 +64,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as failure:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="tunesmith-", suffix=".log", delete=False, encoding="utf-8"
-        ) as log:
-            log.write(traceback.format_exc())
         _complain(
             f"Something went wrong that should not: {type(failure).__name__}: {failure}\n"
-            f"The traceback lies in {log.name}; please report it."
+            f"{_keep_traceback()}"
         )
         return UNEXPECTED
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in HELP:
         print(overview())
         return 0
     if arguments[0] == "--version":
         print(f"tunesmith {__version__}")
         return 0
-    name = " ".join(arguments[:2]) if " ".join(arguments[:2]) in VERBS else arguments[0]
-    if name not in VERBS:
-        close = difflib.get_close_matches(name, VERBS, 1)
-        near = f"; did you mean {close[0]!r}?" if close else "."
-        raise UsageError(
-            f"There is no command {name!r}{near}", expected=", ".join(VERBS), hint="tunesmith --help"
-        )
+    name, rest = _verb(arguments)
     verb = VERBS[name]
-    rest = arguments[len(name.split()) :]
     from tunesmith.config import flags, schema
     from tunesmith.config.load import resolve
 
     kind = getattr(schema, verb.options)
-    if "-h" in rest or "--help" in rest:
+    if any(word in HELP for word in rest):
         print(flags.usage(name, kind, verb.positional))
         return 0
-    given, configs = flags.parse(kind, rest, verb.positional)
-    resolved = resolve(kind, given, configs)
+    parsed = flags.parse(kind, rest, verb.positional)
+    try:
+        resolved = resolve(kind, parsed.given, parsed.configs, faults=parsed.faults)
+    except UsageError as mistake:
+        mistake.hint = f"tunesmith {name} --help"
+        raise
     workflow = importlib.import_module(f"tunesmith.workflows.{verb.module}")
     return int(workflow.command(resolved))
+
+
+def _verb(arguments: list[str]) -> tuple[str, list[str]]:
+    """Split a command line into the name of its verb and the rest."""
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in VERBS:
+            return name, arguments[words:]
+    typed = [word for word in arguments[:2] if not word.startswith("-")]
+    tries = [" ".join(typed), *arguments[:1]]
+    known = [*VERBS, "--help", "--version"]
+    close = [match for word in tries for match in difflib.get_close_matches(word, known, 1)]
+    near = f"; did you mean {close[0]!r}?" if close else "."
+    hint = f"tunesmith {close[0]}" if close and close[0] in known[-2:] else "tunesmith --help"
+    raise UsageError(
+        f"There is no command {arguments[0]!r}{near}", expected=", ".join(VERBS), hint=hint
+    )
 
 
 def overview() -> str:
@@ -109,7 +122,8 @@ def overview() -> str:
     lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
     return "\n".join(
         [
-            "tunesmith: make a small language model reason better on your task, with the evidence",
+            "tunesmith: make a small language model reason better on your task,",
+            "with the evidence",
             "",
             "usage: tunesmith COMMAND [settings]",
             "",
@@ -119,6 +133,19 @@ def overview() -> str:
             "Start with: tunesmith demo",
         ]
     )
+
+
+def _keep_traceback() -> str:
+    """Save the traceback for a report; where no file can be written, show it."""
+    text = traceback.format_exc()
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="tunesmith-", suffix=".log", delete=False, encoding="utf-8"
+        ) as log:
+            log.write(text)
+    except OSError:
+        return text
+    return f"The traceback lies in {log.name}; please report it."
 
 
 def _complain(text: str) -> None:

@@ -8,7 +8,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 from tunesmith.config.schema import Options
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_BOUNDS = {
+    "ge": "of at least",
+    "gt": "above",
+    "le": "of at most",
+    "lt": "below",
+    "min_length": "of length at least",
+}
 
 
 def parts(kind: type[Options], name: str) -> tuple[Any, ...]:
@@ -42,8 +48,13 @@ def choices(kind: type[Options], name: str) -> tuple[str, ...]:
     return tuple(str(word) for group in words for word in group)
 
 
-def expected(kind: type[Options], name: str) -> str:
-    """Say in words what a field takes, such as «a whole number of at least 1 or epoch»."""
+def expected(kind: type[Options], name: str, *, inside: bool = False) -> str:
+    """Say in words what a field takes, such as «a whole number at least 1 or epoch».
+
+    ``inside`` asks for what an entry of its list has to be.
+    """
+    if inside:
+        return " or ".join(_say(get_args(part)[0]) for part in parts(kind, name))
     said = [_say(part) for part in parts(kind, name)]
     text = " or ".join(said)
     bounds = _bounds(kind.model_fields[name].metadata)
@@ -53,7 +64,9 @@ def expected(kind: type[Options], name: str) -> str:
 def default(kind: type[Options], name: str) -> str:
     """Return a field's default as a person would type it."""
     field = kind.model_fields[name]
-    return "required" if field.is_required() else shown(field.get_default(call_default_factory=True))
+    return (
+        "required" if field.is_required() else shown(field.get_default(call_default_factory=True))
+    )
 
 
 def shown(value: Any) -> str:
@@ -88,7 +101,7 @@ def _say(part: Any) -> str:
         words = [str(word) for word in get_args(part)]
         return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
     if get_origin(part) is list:
-        return "one or more values"
+        return "a list"
     if get_origin(part) is dict:
         return "pairs such as name=value"
     return _NAMES.get(part, "a value")

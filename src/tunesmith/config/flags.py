@@ -4,80 +4,111 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from tunesmith.config import fields
 from tunesmith.config.load import canonical, suggestion
-from tunesmith.config.presets import ALIASES, PRESETS, SWITCHES
-from tunesmith.config.schema import Options
-from tunesmith.errors import UsageError
+from tunesmith.config.presets import ALIASES, PRESETS, SWITCHES, TASK_DEFAULTS
+from tunesmith.config.schema import FineTuningConfig, Options
 
 WIDTH = 80
+OWN = "This command"
+"""Title of the settings that no other command shares."""
 
 
-def parse(
-    kind: type[Options], arguments: Sequence[str], positional: Sequence[str] = ()
-) -> tuple[dict[str, Any], list[str]]:
-    """Return (settings, values of --config) of a command line, as text where they are text.
+@dataclass(slots=True)
+class Parsed:
+    """What a command line says, values still as text, and what is wrong with it."""
 
-    ``--x value``, ``--x=value``, ``--x`` and ``--no-x`` for booleans; lists take several values.
-    The fields in ``positional`` may stand without a flag, the last of them several times.
+    given: dict[str, Any] = field(default_factory=dict)
+    configs: list[str] = field(default_factory=list)
+    """Values of ``--config``."""
+    faults: list[str] = field(default_factory=list)
+
+
+def parse(kind: type[Options], arguments: Sequence[str], positional: Sequence[str] = ()) -> Parsed:
+    """Read a command line; faults are returned, to be reported with those of other layers.
+
+    ``--x value``, ``--x=value``; ``--x``, ``--x true|false`` and ``--no-x`` for booleans; lists
+    take several values. The fields in ``positional`` may stand without a flag, a list among them
+    several times; after ``--`` everything does.
     """
-    given: dict[str, Any] = {}
-    configs: list[str] = []
-    faults: list[str] = []
+    parsed = Parsed()
     loose: list[str] = []
     queue = list(arguments)
     while queue:
         word = queue.pop(0)
-        if not word.startswith("--"):
+        if word == "--":
+            loose += queue
+            break
+        if not word.startswith("-") or len(word) == 1:
             loose.append(word)
-            continue
-        raw, equals, text = word[2:].partition("=")
-        name = canonical(raw)
-        values = [text] if equals else []
-        if name == "config":
-            configs += values or _values(queue, 1)
-        elif raw in SWITCHES and not equals:
-            given[SWITCHES[raw][0]] = SWITCHES[raw][1]
-        elif name.startswith("no_") and _is_bool(kind, name[3:]):
-            given[canonical(name[3:])] = False
-        elif name not in kind.model_fields:
-            faults.append(f"unknown flag --{raw}{suggestion(kind, raw)}")
-            _values(queue, 1)
-        elif _is_bool(kind, name):
-            if not values and queue and queue[0].lower() in ("true", "false"):
-                values = _values(queue, 1)
-            given[name] = values[0] if values else True
-        elif name == "resume" and not values and (not queue or queue[0].startswith("--")):
-            given[name] = "auto"
+        elif word.startswith("--"):
+            _flag(kind, word[2:], queue, parsed)
         else:
-            several = _is_list(kind, name)
-            values = values or _values(queue, 1000 if several else 1)
-            if not values:
-                faults.append(f"--{raw} wants a value")
-            elif several:
-                given[name] = [*given.get(name, []), *(p for v in values for p in v.split(","))]
-            else:
-                given[name] = values[0]
-    _place(kind, loose, positional, given, faults)
-    if faults:
-        raise UsageError("\n".join(faults), hint="--help lists every setting")
-    return given, configs
+            parsed.faults.append(f"unknown flag {word}; flags begin with two dashes")
+    _place(kind, loose, positional, parsed)
+    return parsed
+
+
+def _flag(kind: type[Options], text: str, queue: list[str], parsed: Parsed) -> None:
+    """Read one flag and take its values off the queue."""
+    raw, equals, value = text.partition("=")
+    name = canonical(raw)
+    values = [value] if equals else []
+    if name == "config":
+        values = values or _values(queue, 1)
+        parsed.configs += values
+        if not values:
+            parsed.faults.append("--config wants a YAML file or a preset's name")
+    elif name in SWITCHES and SWITCHES[name][0] in kind.model_fields:
+        _switch(name, values or _truth(queue), parsed)
+    elif name.startswith("no_") and fields.is_bool(kind, canonical(name[3:])) and not equals:
+        parsed.given[canonical(name[3:])] = False
+    elif name not in kind.model_fields:
+        parsed.faults.append(f"unknown flag --{raw}{suggestion(kind, raw)}")
+        _values(queue, 1)
+    elif fields.is_bool(kind, name):
+        values = values or _truth(queue)
+        parsed.given[name] = values[0] if values else True
+    elif name == "resume" and not values and (not queue or queue[0].startswith("--")):
+        parsed.given[name] = "auto"
+    else:
+        several = fields.is_list(kind, name)
+        values = values or _values(queue, len(queue) if several else 1)
+        if not values:
+            parsed.faults.append(f"--{raw} wants {fields.expected(kind, name)}")
+        elif several:
+            parsed.given[name] = [*parsed.given.get(name, []), *values]
+        else:
+            parsed.given[name] = values[0]
+
+
+def _switch(name: str, values: list[str], parsed: Parsed) -> None:
+    """Read a flag that stands for a value of another setting, such as ``--bf16``."""
+    target, meaning = SWITCHES[name]
+    said = values[0].lower() if values else "true"
+    if said not in ("true", "false"):
+        parsed.faults.append(f"--{name}: {values[0]!r} is not true or false")
+    elif said == "true" and parsed.given.get(target, meaning) != meaning:
+        other = f"--{target.replace('_', '-')} {parsed.given[target]}"
+        parsed.faults.append(f"--{name} contradicts {other}")
+    elif said == "true":
+        parsed.given[target] = meaning
 
 
 def _place(
-    kind: type[Options],
-    loose: list[str],
-    positional: Sequence[str],
-    given: dict[str, Any],
-    faults: list[str],
+    kind: type[Options], loose: list[str], positional: Sequence[str], parsed: Parsed
 ) -> None:
+    """Give the words without a flag to the fields that may stand so."""
     for name in positional:
-        if _is_list(kind, name) and loose:
-            given[name], loose[:] = [*loose], []
-        elif loose:
-            given[name] = loose.pop(0)
-    faults += [f"unexpected word {word!r}" for word in loose]
+        if fields.is_list(kind, name) and loose:
+            parsed.given[name] = [*parsed.given.get(name, []), *loose]
+            loose = []
+        elif loose and name not in parsed.given:
+            parsed.given[name] = loose.pop(0)
+    parsed.faults += [f"unexpected word {word!r}" for word in loose]
 
 
 def _values(queue: list[str], most: int) -> list[str]:
@@ -87,13 +118,9 @@ def _values(queue: list[str], most: int) -> list[str]:
     return taken
 
 
-def _is_bool(kind: type[Options], name: str) -> bool:
-    field = kind.model_fields.get(canonical(name))
-    return field is not None and field.annotation is bool
-
-
-def _is_list(kind: type[Options], name: str) -> bool:
-    return str(kind.model_fields[name].annotation).startswith("list")
+def _truth(queue: list[str]) -> list[str]:
+    """Take a truth value off the queue if one comes next; any other word is no value of this."""
+    return _values(queue, 1) if queue and queue[0].lower() in ("true", "false") else []
 
 
 def sections(kind: type[Options]) -> list[tuple[str, list[str]]]:
@@ -101,49 +128,101 @@ def sections(kind: type[Options]) -> list[tuple[str, list[str]]]:
     found: list[tuple[str, list[str]]] = []
     seen: set[str] = set()
     own = [base for base in kind.__mro__ if issubclass(base, Options) and base is not Options]
-    for base in [*reversed(own[1:]), kind]:
+    for base in [kind, *reversed(own[1:])]:
         names = [n for n in base.__annotations__ if n in kind.model_fields and n not in seen]
         seen.update(names)
         if names:
-            title = "This command" if base is kind else (base.__doc__ or "").strip()
+            title = OWN if base is kind else (base.__doc__ or "").strip()
             found.append((title, names))
     return found
 
 
-def describe(kind: type[Options], name: str) -> tuple[str, str, str]:
-    """Return (flags, default, explanation) of one setting."""
-    field = kind.model_fields[name]
+def spellings(name: str) -> list[str]:
+    """Return every flag that a setting may be given by, its own name first."""
     aliases = [f"--{a.replace('_', '-')}" for a, target in ALIASES.items() if target == name]
     aliases += [f"--{switch}" for switch, (target, _) in SWITCHES.items() if target == name]
-    flags = ", ".join([f"--{name.replace('_', '-')}", *aliases])
-    if field.is_required():
-        default = "required"
-    else:
-        value = field.get_default(call_default_factory=True)
-        default = "unset" if value in (None, [], {}) else str(value)
-    choices = _choices(field.annotation)
-    text = field.description or ""
-    return flags, default, f"{text} ({choices})" if choices else text
+    return [f"--{name.replace('_', '-')}", *aliases]
 
 
-def _choices(annotation: Any) -> str:
-    values = getattr(annotation, "__args__", ()) if "Literal" in str(annotation)[:30] else ()
-    return ", ".join(str(value) for value in values)
+def default(kind: type[Options], name: str) -> str:
+    """Return what holds without the flag."""
+    if kind is FineTuningConfig and all(name in layer for layer in TASK_DEFAULTS.values()):
+        return "the task's"
+    return fields.default(kind, name)
 
 
 def usage(command: str, kind: type[Options], positional: Sequence[str] = ()) -> str:
     """Return the help text of a command, at most 80 columns wide."""
-    words = " ".join(f"[{name}]" for name in positional)
-    lines = [f"usage: tunesmith {command} {words} [--setting value …]".replace("  ", " "), ""]
+    words = [positional_word(kind, name) for name in positional]
+    lines = [" ".join(["usage: tunesmith", command, *words, "[--setting value …]"]), ""]
     for title, names in sections(kind):
         lines.append(f"{title}:")
         for name in names:
-            flags, default, text = describe(kind, name)
-            lines += textwrap.wrap(flags, WIDTH, initial_indent="  ", subsequent_indent="    ")
-            indent = " " * 6
-            lines += textwrap.wrap(
-                f"{text} [{default}]", WIDTH, initial_indent=indent, subsequent_indent=indent
-            )
+            lines += _wrapped(", ".join(spellings(name)), 2, 4)
+            words = list(fields.choices(kind, name))
+            text = (kind.model_fields[name].description or "").replace("\n", " ")
+            among = f" One of: {', '.join(words)}." if len(words) > 1 else ""
+            lines += _wrapped(f"{text}{among} [{default(kind, name)}]", 6, 6)
         lines.append("")
-    lines.append(f"--config takes a YAML file or a preset ({', '.join(PRESETS)}), several times.")
-    return "\n".join(lines)
+    if kind is FineTuningConfig:
+        lines += ["What «the task's» is in [ ] above:", *task_table(), ""]
+    presets = f" or a preset ({', '.join(PRESETS)})" if kind is FineTuningConfig else ""
+    return "\n".join(
+        [
+            *lines,
+            *_wrapped(
+                f"--config takes a YAML file{presets}; several may follow each other, each with a "
+                "--config of its own. The command line goes before files, files before presets, "
+                "presets before the task.",
+                0,
+                0,
+            ),
+            *_wrapped(
+                "Names take dashes or underscores. Switches: --x, --x true, --x false, --no-x.",
+                0,
+                0,
+            ),
+        ]
+    )
+
+
+def task_table() -> list[str]:
+    """Return the tasks' own defaults as lines of a table, under 80 columns."""
+    heads = ("task", "rate", "epochs", "batch", "warm-up", "eval/save", "length", "LoRA r/alpha")
+    rows = [heads]
+    for task, values in TASK_DEFAULTS.items():
+        batch = f"{values['per_device_train_batch_size']}x{values['gradient_accumulation_steps']}"
+        rows.append(
+            (
+                task,
+                f"{values['learning_rate']:g}",
+                f"{values['num_epochs']:g}",
+                batch,
+                str(values["warmup_steps"]),
+                f"{values['eval_steps']}/{values['save_steps']}",
+                str(values["max_length"]),
+                f"{values['lora_rank']}/{values['lora_alpha']:g}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    return [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def positional_word(kind: type[Options], name: str) -> str:
+    """Return how a field without a flag is shown in the usage line."""
+    word = name.upper() + (" …" if fields.is_list(kind, name) else "")
+    known = kind.model_fields[name]
+    return word if known.is_required() else f"[{word}]"
+
+
+def _wrapped(text: str, first: int, rest: int) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=" " * first,
+        subsequent_indent=" " * rest,
+        break_on_hyphens=False,
+    )

@@ -105,3 +105,14 @@ SECTIONS: Mapping[str, str] = {"lora": "lora_"}
 
 LORA_RATE = 10.0
 """An unset rate is the task's full fine-tuning rate times this, with LoRA."""
+
+RIVALS: Mapping[str, str] = {
+    "warmup_steps": "warmup_ratio",
+    "warmup_ratio": "warmup_steps",
+    "num_epochs": "max_steps",
+    "max_steps": "num_epochs",
+}
+"""Two ways to say one thing: the one that is set in the higher layer puts the other back."""
+
+SPLIT_AT_COMMAS = frozenset({"lora_target_modules"})
+"""Lists whose values may also be written with commas; a path may have commas of its own."""

@@ -18,6 +18,7 @@ class Options(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
         allow_inf_nan=False,
+        coerce_numbers_to_str=True,
     )
 
 

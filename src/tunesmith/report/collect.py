@@ -3,7 +3,8 @@
 What is looked for, at any depth: ``metrics.jsonl``, ``manifest.json``, sets of attempts,
 ``comparison.json`` and the ``stage.json`` records of a recipe. Of a manifest the page shows
 ``counts`` (title → label → number), ``contamination`` (sentences), ``losses`` (sentences),
-``versions`` and ``hashes`` (name → text).
+``versions`` and ``hashes`` (name → text). What a training run inside a recipe has evaluated for
+itself stays on that run's own page.
 """
 
 from __future__ import annotations
@@ -169,6 +170,8 @@ def _telling(attempts: Sequence[Attempt], *, best: bool) -> str:
 def _sets(root: Path, notes: list[str]) -> list[ResultSet]:
     found: dict[str, ResultSet] = {}
     for folder in stored_sets(root):
+        if _inside_a_run(root, folder):
+            continue
         try:
             result = load(folder)
         except TunesmithError as failure:
@@ -182,12 +185,23 @@ def _sets(root: Path, notes: list[str]) -> list[ResultSet]:
 
 
 def _stored_comparison(root: Path, notes: list[str]) -> Comparison | None:
-    for stored in _named(root, "comparison.json", notes).values():
+    """Return the stored comparison of the most sets."""
+    found = []
+    for file in sorted(root.rglob("comparison.json")):
+        content = None if _inside_a_run(root, file.parent) else _json(file, notes)
+        if content is None:
+            continue
         try:
-            return Comparison.from_json(stored)
+            found.append(Comparison.from_json(content))
         except (KeyError, TypeError, ValueError):
-            notes.append("comparison.json cannot be read; the sets were compared anew.")
-    return None
+            notes.append(f"{file} is no comparison; the sets were compared anew.")
+    return max(found, key=lambda comparison: len(comparison.summaries), default=None)
+
+
+def _inside_a_run(root: Path, folder: Path) -> bool:
+    """Whether a folder belongs to a run (which has a manifest) somewhere below the root."""
+    above = itertools.takewhile(lambda parent: parent != root, folder.parents)
+    return any((parent / "manifest.json").is_file() for parent in above)
 
 
 def _comparison(sets: Sequence[ResultSet], notes: list[str]) -> Comparison | None:
@@ -257,7 +271,8 @@ def _commands(root: Path, sets: Sequence[ResultSet]) -> list[Command]:
 
     commands = []
     if len(sets) > 1:
-        folders = " ".join(shlex.quote(str(folder)) for folder in stored_sets(root))
+        own = [folder for folder in stored_sets(root) if not _inside_a_run(root, folder)]
+        folders = " ".join(shlex.quote(str(folder)) for folder in own)
         commands.append(
             Command("Compare the stored attempts again:", f"tunesmith compare {folders}")
         )

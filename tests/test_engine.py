@@ -1,0 +1,143 @@
+"""The engine equals sequential generation, whatever shares the batch with a request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import ARCHITECTURES, tiny_model
+
+from tunesmith.errors import UsageError
+from tunesmith.generate.engine import Engine
+from tunesmith.generate.reference import generate_one
+from tunesmith.generate.requests import Request, Sampling, attempt_seed
+from tunesmith.generate.sampling import choose, filtered, uniform
+from tunesmith.generate.scheduler import shared_prefix
+from tunesmith.types import StopReason
+
+STOP = {3}
+
+
+def decode(ids: Sequence[int]) -> str:
+    return " ".join(map(str, ids))
+
+
+def make_requests(count: int, *, prefix: int = 20, seed: int = 1) -> list[Request]:
+    rng = random.Random(seed)
+    head = [rng.randrange(4, 300) for _ in range(prefix)]
+    requests = []
+    for number in range(count):
+        tail = [rng.randrange(4, 300) for _ in range(rng.randint(1, 9))]
+        for index in range(2):
+            sampling = Sampling(rng.randint(4, 16), temperature=float(index), top_p=0.9)
+            seed_ = attempt_seed(1, str(number), index)
+            requests.append(Request((number, index), tuple(head + tail), sampling, seed_))
+    return requests
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_engine_equals_sequential_generation(arch: str) -> None:
+    model = tiny_model(arch)
+    requests = make_requests(5)
+    made = {c.key: c for c in Engine(model, decode, STOP, max_slots=4).run(requests)}
+    assert made == {r.key: generate_one(model, r, decode, STOP) for r in requests}
+    assert model.config._attn_implementation == "sdpa" or arch.startswith("gemma")
+
+
+def test_neighbours_order_and_slots_change_nothing() -> None:
+    model = tiny_model("llama")
+    requests = make_requests(6)
+    alone = {}
+    for request in requests:
+        alone.update({c.key: c for c in Engine(model, decode, STOP).run([request])})
+    shuffled = requests[::-1]
+    for slots, batch in ((3, requests), (5, shuffled), (64, requests)):
+        assert alone == {c.key: c for c in Engine(model, decode, STOP, max_slots=slots).run(batch)}
+
+
+def test_prompts_without_a_common_prefix() -> None:
+    model = tiny_model("llama")
+    requests = make_requests(4, prefix=0)
+    made = {c.key: c for c in Engine(model, decode, STOP, max_slots=3).run(requests)}
+    assert made == {r.key: generate_one(model, r, decode, STOP) for r in requests}
+
+
+def test_stop_strings_cut_the_text() -> None:
+    model = tiny_model("llama")
+    request = make_requests(1)[0]
+    [free] = Engine(model, decode, STOP).run([request])
+    word = f"{free.tokens[2]}"
+    stopped = Request(request.key, request.prompt_ids, Sampling(16, stop=(word,)))
+    [cut] = Engine(model, decode, STOP).run([stopped])
+    assert cut.stop is StopReason.STOP_STRING
+    assert word not in cut.text
+    assert free.text.startswith(cut.text)
+    assert cut == generate_one(model, stopped, decode, STOP)
+
+
+def test_cancellation_yields_nothing_more() -> None:
+    model = tiny_model("llama")
+    assert list(Engine(model, decode, STOP).run(make_requests(2), should_stop=lambda: True)) == []
+
+
+def test_a_prompt_that_fills_the_model_is_refused() -> None:
+    request = Request("long", tuple([5] * 256), Sampling(4))
+    with pytest.raises(UsageError, match="256 tokens"):
+        list(Engine(tiny_model("llama"), decode, STOP).run([request]))
+
+
+def test_a_limit_past_the_positions_ends_there() -> None:
+    request = Request("x", tuple([5] * 250), Sampling(50))
+    [done] = Engine(tiny_model("llama"), decode, ()).run([request])
+    assert done.stop is StopReason.LENGTH
+    assert len(done.tokens) == 6
+
+
+@given(st.integers(0, 2**62), st.integers(0, 5000))
+def test_uniform_is_a_function_of_seed_and_step(seed: int, step: int) -> None:
+    one = uniform(torch.tensor([seed]), torch.tensor([step]))
+    among = uniform(torch.tensor([7, seed, 9]), torch.tensor([1, step, 3]))
+    assert 0 < float(one) < 1
+    assert float(among[1]) == float(one)
+
+
+@given(
+    st.floats(0.1, 3),
+    st.floats(0.05, 1),
+    st.integers(0, 12),
+    st.floats(0, 0.5),
+    st.integers(0, 10_000),
+)
+def test_filters_keep_the_likeliest(
+    temperature: float, top_p: float, top_k: int, min_p: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 10, generator=generator)
+    kept, tokens = filtered(logits, Sampling(1, temperature, top_p, top_k, min_p))
+    assert torch.allclose(kept.sum(-1), torch.ones(2, dtype=torch.float64))
+    assert (kept[:, 0] > 0).all()
+    assert torch.equal(tokens[:, 0], logits.argmax(-1))
+    if top_k:
+        assert int((kept > 0).sum(-1).max()) <= top_k
+
+
+def test_samples_follow_the_distribution() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(20_000, 3)
+    seeds = torch.tensor([attempt_seed(0, "x", index) for index in range(20_000)])
+    chosen = choose(logits, [Sampling(1, 1.0)] * 20_000, seeds, torch.zeros_like(seeds))
+    counts = chosen.bincount(minlength=3).double()
+    expected = torch.tensor([0.5, 0.3, 0.2]) * 20_000
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < 13.8  # 0.1% point at two degrees of freedom
+
+
+def test_shared_prefix_leaves_each_prompt_a_token() -> None:
+    same = tuple(range(30))
+    assert shared_prefix([same, same]) == 29
+    assert shared_prefix([same, (*same[:20], 99)]) == 20
+    assert shared_prefix([same, same[:5]]) == 0
+    assert shared_prefix([same]) == 0
