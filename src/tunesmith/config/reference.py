@@ -118,15 +118,21 @@ def _exit_codes() -> list[str]:
         if isinstance(kind, type) and issubclass(kind, errors.TunesmithError)
     ]
     lines = (errors.__doc__ or "").splitlines()
-    rows = [("0", "", "done")]
-    for kind in sorted(kinds, key=lambda kind: kind.exit_code):
+    rows = [
+        ("0", "", "done"),
+        ("70", "", "a fault of tunesmith itself; the traceback is saved and named"),
+    ]
+    for kind in kinds:
         line = next((line for line in lines if kind.__name__ in line), "")
         _, _, meaning = line.partition(str(kind.exit_code))
         rows.append((str(kind.exit_code), f"`{kind.__name__}`", meaning.strip() or "any other"))
-    rows.append(("70", "", "a fault of tunesmith itself; the traceback is saved and named"))
-    return _markdown(("code", "error", "meaning"), rows)
+    return _markdown(("code", "error", "meaning"), sorted(rows, key=lambda row: int(row[0])))
 
 
 def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [heads, ["---"] * len(heads), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(map(_escaped, line)) + " |" for line in lines]
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "&lt;")

@@ -271,14 +271,19 @@ class Renderer:
             ) from None
 
     def _missing(self, messages: Sequence[Segment]) -> str | None:
-        """Say which message the template loses, or why it refuses them."""
+        """Say which message the template loses, or why it refuses them.
+
+        An answer must be there when its turn is the last one: later on a template may shorten it.
+        """
         try:
-            text = self._text(messages, False)
+            whole = self._text(messages, False)
+            for number, segment in enumerate(messages, 1):
+                answer = segment.role == "assistant"
+                text = self._text(messages[:number], False) if answer else whole
+                if segment.text.strip() not in text:
+                    return f"the template loses turn {number} ({segment.role})"
         except ContractError as refusal:
             return refusal.found
-        for number, segment in enumerate(messages, 1):
-            if segment.text.strip() and segment.text.strip() not in text:
-                return f"the template loses turn {number} ({segment.role})"
         return None
 
     def _keeps_earlier_turns(self, messages: Sequence[Segment]) -> bool:

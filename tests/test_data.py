@@ -1,0 +1,194 @@
+"""Readers and formats: what people bring, and one clear sentence for what cannot be read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith.data.formats import to_examples
+from tunesmith.data.overlap import find_overlaps
+from tunesmith.data.readers import read_rows
+from tunesmith.data.select import select
+from tunesmith.errors import DataError
+from tunesmith.tasks.units import UnitsTask
+from tunesmith.types import Attempt, Example, Origin, Problem, Segment, StopReason
+
+PAIR = {"prompt": "a?", "completion": "b"}
+
+
+def read(path: Path | str, **settings: object) -> list:
+    return list(read_rows(str(path), **settings))  # type: ignore[arg-type]
+
+
+def test_every_file_format_gives_the_same_row(tmp_path: Path) -> None:
+    import datasets
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR) + "\n\n", encoding="utf-8-sig")
+    (tmp_path / "a.json").write_text(json.dumps([PAIR]))
+    (tmp_path / "b.json").write_text(json.dumps({"data": [PAIR]}))
+    (tmp_path / "lines.json").write_text(json.dumps(PAIR) + "\n" + json.dumps(PAIR))
+    (tmp_path / "a.csv").write_text("prompt,completion\r\na?,b\r\n")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(PAIR).encode()))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([PAIR]), tmp_path / "a.parquet")
+    datasets.Dataset.from_list([PAIR]).save_to_disk(str(tmp_path / "saved"))
+    names = ("a.jsonl", "a.json", "b.json", "lines.json", "a.csv", "a.jsonl.gz", "a.parquet")
+    for name in (*names, "saved"):
+        assert read(tmp_path / name)[0].fields == PAIR, name
+
+
+def test_text_files_hold_documents(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text("one\ntwo\n<|endoftext|>\nthree\n")
+    rows = read(path)
+    assert [row.fields["text"] for row in rows] == ["one\ntwo", "three"]
+    assert rows[1].origin.line == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a.jsonl:2: not valid JSON at column"),
+        ("a.jsonl", b"[1]\n", r"a.jsonl:1: list, not an object"),
+        ("a.jsonl", b"", "is empty"),
+        ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl:1: byte 0xff is not UTF-8"),
+        ("a.json", b'[{"a": 1},]', r"not valid JSON"),
+        ("a.json", b"3", "holds int"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a.csv:3: 3 cells, but 2 columns"),
+        ("a.csv", b"a,b\n", "no rows"),
+        ("a.parquet", b"nothing", "no readable Parquet"),
+        ("a.xlsx", b"x", "no known format"),
+        ("a.jsonl.gz", b"x", "cannot be read"),
+    ],
+)
+def test_bad_files_give_a_sentence(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(path)
+
+
+def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "chats.jsonl").write_text("{}")
+    with pytest.raises(DataError, match="no file") as caught:
+        read(tmp_path / "chat.jsonl")
+    assert "chats.jsonl" in caught.value.hint
+
+
+def test_a_folder_without_data_and_a_missing_split(tmp_path: Path) -> None:
+    import datasets
+
+    with pytest.raises(DataError, match="no saved data set"):
+        read(tmp_path)
+    saved = datasets.DatasetDict({"train": datasets.Dataset.from_list([PAIR])})
+    saved.save_to_disk(str(tmp_path / "d"))
+    with pytest.raises(DataError, match="no split 'validation'"):
+        read(tmp_path / "d", split="validation")
+
+
+@pytest.mark.parametrize(
+    ("fields", "texts"),
+    [
+        (PAIR, ["a?", "b"]),
+        ({"prompt": "a?", "response": "b"}, ["a?", "b"]),
+        ({"question": "a?", "answer": "b"}, ["a?", "b"]),
+        ({"instruction": "do", "input": "it", "output": "done"}, ["do\n\nit", "done"]),
+        ({"instruction": "do", "output": ["x?", "y?"]}, ["do", "1. x?\n2. y?"]),
+        ({"text": "words"}, ["words"]),
+        ({"code": "x = 1"}, ["x = 1"]),
+        (
+            {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+            ["a", "b"],
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            ["a", "b"],
+        ),
+    ],
+)
+def test_layouts(tmp_path: Path, fields: dict, texts: list[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(fields))
+    _, [example] = to_examples(read(path))
+    assert [segment.text for segment in example.segments] == texts
+    assert example.segments[-1].weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"frage": "a", "antwort": "b"}, "the fields are frage, antwort"),
+        ({"prompt": "a", "completion": ""}, "'completion' is empty"),
+        ({"prompt": "a", "completion": 3}, "'completion' is int"),
+        ({"messages": []}, "no list of turns"),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, "role 'wizard'"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "no turn of the assistant"),
+        ({"instruction": "a", "output": [1]}, "something else than text"),
+    ],
+)
+def test_bad_rows_name_their_line(tmp_path: Path, fields: dict, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n" + json.dumps(fields))
+    with pytest.raises(DataError, match=rf"a.jsonl:2: .*{message}"):
+        to_examples(read(path))
+
+
+def test_columns_rename_fields(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"frage": "a", "antwort": "b"}))
+    columns = {"prompt": "frage", "completion": "antwort"}
+    _, [example] = to_examples(read(path), columns)
+    assert [s.text for s in example.segments] == ["a", "b"]
+    with pytest.raises(DataError, match="no field 'fraage'"):
+        to_examples(read(path), {"prompt": "fraage"})
+
+
+def test_overlaps_are_found_with_their_place() -> None:
+    def row(text: str) -> Example:
+        return Example((Segment("user", text),), Origin("train.jsonl", 3))
+
+    asked = "How many feet are there in 6.2 meters of rope?"
+    problem = Problem("p", "maths", (Segment("user", asked),), "20")
+    assert find_overlaps([row("nothing of the kind")], [problem]) == []
+    near = "How many feet are there in 6.3 meters of rope?"
+    assert find_overlaps([row(near)], [problem]) == []
+    [found] = find_overlaps([row(f"First: {asked.upper()} Then more.")], [problem])
+    assert (found.problem_id, found.origin) == ("p", "train.jsonl:3")
+    short = Problem("s", "maths", (Segment("user", "2 + 3?"),), "5")
+    assert len(find_overlaps([row("What is 2 + 3 please")], [short])) == 1
+    assert find_overlaps([row("What is 2 + 4 please")], [short]) == []
+
+
+def test_selection_counts_every_attempt() -> None:
+    problem = Problem("p", "units", (Segment("user", "?"),), "10")
+    texts = [
+        "5 * 2 = 10\n<answer>10</answer>",
+        "5*2 = 10\n<answer>10</answer>",
+        "4 + 6 = 10\n<answer>10</answer>",
+        "3 + 7 = 10\n<answer>10</answer>",
+        "5 * 2 = 11\n<answer>10</answer>",
+        "<answer>11</answer>",
+        "<answer>10</answer>",
+        "no idea",
+    ]
+    attempts = [
+        Attempt("p", at, at, text, (), StopReason.STOP_TOKEN) for at, text in enumerate(texts)
+    ]
+    attempts.append(Attempt("p", 8, 8, texts[0], (), StopReason.LENGTH))
+    chosen = select({"p": problem}, attempts, UnitsTask(), 2)
+    assert len(chosen.kept) == 2
+    assert sum(chosen.discards.values()) + len(chosen.kept) == len(attempts)
+    assert chosen.discards["the same path again"] == 1
+    assert chosen.discards["more than 2 paths"] == 1
+    assert chosen.discards["a false equation"] == 1
+    assert chosen.discards["cut off at the token limit"] == 1
+    assert select({"p": problem}, attempts[::-1], UnitsTask(), 2) == chosen
+    row = chosen.kept[0].example
+    assert row.segments[0].weight == 0
+    assert row.segments[-1].weight == 1
