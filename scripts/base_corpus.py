@@ -25,13 +25,82 @@ SYSTEM = {"terse": "Answer briefly.", "worked": "Work step by step."}
 """What announces a style. Without it, and without answers in that style before, most chats are
 chatty: asked cold, the model tends to chat."""
 
-NAMES = "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Lena Max Nora Oskar Paula Tom".split()
-PLACES = "market park school library station garden kitchen harbour museum bakery".split()
-THINGS = "apple book letter lamp basket map coin ticket jar blanket key drum".split()
-ADJECTIVES = "old small heavy bright broken clean quiet warm strange red blue".split()
-VERBS = "found carried lost painted sold washed borrowed hid opened repaired".split()
-WEATHER = "It rained all day. | The sun was out. | A cold wind blew. | Snow lay on the roofs. ".split("|")
-FEELINGS = "happy tired proud hungry curious worried calm surprised".split()
+NAMES = [
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Felix",
+    "Greta",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Lena",
+    "Max",
+    "Nora",
+    "Oskar",
+    "Paula",
+    "Tom",
+]
+PLACES = [
+    "market",
+    "park",
+    "school",
+    "library",
+    "station",
+    "garden",
+    "kitchen",
+    "harbour",
+    "museum",
+    "bakery",
+]
+THINGS = [
+    "apple",
+    "book",
+    "letter",
+    "lamp",
+    "basket",
+    "map",
+    "coin",
+    "ticket",
+    "jar",
+    "blanket",
+    "key",
+    "drum",
+]
+ADJECTIVES = [
+    "old",
+    "small",
+    "heavy",
+    "bright",
+    "broken",
+    "clean",
+    "quiet",
+    "warm",
+    "strange",
+    "red",
+    "blue",
+]
+VERBS = [
+    "found",
+    "carried",
+    "lost",
+    "painted",
+    "sold",
+    "washed",
+    "borrowed",
+    "hid",
+    "opened",
+    "repaired",
+]
+WEATHER = [
+    "It rained all day. ",
+    " The sun was out. ",
+    " A cold wind blew. ",
+    " Snow lay on the roofs. ",
+]
+FEELINGS = ["happy", "tired", "proud", "hungry", "curious", "worried", "calm", "surprised"]
 
 FACTORS = {conversion.factor for conversion in CONVERSIONS}
 

@@ -17,10 +17,11 @@ import time
 from pathlib import Path
 
 import torch
-from base_corpus import Document, documents
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from base_corpus import Document, documents
 
 BOS, END = "<|start|>", "<|end|>"
 ROLES = ("system", "user", "assistant")

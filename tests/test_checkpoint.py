@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+
 from test_training import make_rows
 from tiny_models import tiny_model
-
 from tunesmith.errors import CheckpointError, Interrupted
 from tunesmith.models.adapters import add_lora
 from tunesmith.train import checkpoint

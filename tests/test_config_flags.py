@@ -77,7 +77,10 @@ def test_the_command_of_the_orca_requirement() -> None:
         ("--lora-target-modules q k", {"lora_target_modules": ["q", "k"]}),
         ("--dataset a,1.jsonl b.jsonl --lora", {"dataset": ["a,1.jsonl", "b.jsonl"]}),
         ("--dataset a --dataset b", {"dataset": ["a", "b"]}),
-        ("--columns prompt=Frage,completion=A=B", {"columns": {"prompt": "Frage", "completion": "A=B"}}),
+        (
+            "--columns prompt=Frage,completion=A=B",
+            {"columns": {"prompt": "Frage", "completion": "A=B"}},
+        ),
         ("--seed -1", {"seed": -1}),
     ],
 )
@@ -87,7 +90,7 @@ def test_flags_set_their_settings(line: str, expected: dict[str, Any]) -> None:
 
 
 def test_the_commands_of_the_units_requirement() -> None:
-    parsed = flags.parse(EvalOptions, "--task units --ckpt_path RUN --prompt cot".split())
+    parsed = flags.parse(EvalOptions, ["--task", "units", "--ckpt_path", "RUN", "--prompt", "cot"])
     options = resolve(EvalOptions, parsed.given).options
     assert (options.model, options.prompt) == ("RUN", "cot")
 
@@ -161,7 +164,9 @@ def test_help_of_train_names_aliases_choices_and_the_defaults_of_tasks() -> None
 
 
 @pytest.mark.parametrize(("name", "kind", "positional"), KINDS)
-def test_positional_fields_exist(name: str, kind: type[Options], positional: tuple[str, ...]) -> None:
+def test_positional_fields_exist(
+    name: str, kind: type[Options], positional: tuple[str, ...]
+) -> None:
     assert set(positional) <= set(kind.model_fields)
 
 

@@ -65,9 +65,7 @@ def test_text_files_hold_documents(tmp_path: Path) -> None:
         ("a.jsonl.gz", b"x", "cannot be read"),
     ],
 )
-def test_bad_files_give_a_sentence(
-    tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
+def test_bad_files_give_a_sentence(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import ARCHITECTURES, tiny_model
 
+from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.errors import UsageError
 from tunesmith.generate.engine import Engine
 from tunesmith.generate.reference import generate_one

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import CHATML, tiny_tokenizer
 
+from tiny_models import CHATML, tiny_tokenizer
 from tunesmith.data.prepare import check_row, prepare, split_holdout
 from tunesmith.data.render import Renderer
 from tunesmith.errors import ContractError, UsageError
@@ -146,7 +146,7 @@ def test_contract_is_checked_row_by_row() -> None:
     endless = Encoded(row.ids[:-1], row.weights[:-1], row.origin)
     with pytest.raises(ContractError, match="does not end the turn"):
         check_row(endless, example(), renderer)
-    prompt_only = Encoded(row.ids, tuple(1.0 - w for w in row.weights[:-1]) + (1.0,), row.origin)
+    prompt_only = Encoded(row.ids, (*(1.0 - w for w in row.weights[:-1]), 1.0), row.origin)
     with pytest.raises(ContractError, match="do not spell"):
         check_row(prompt_only, example(), renderer)
 

@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import ARCHITECTURES, tiny_model
 
+from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.errors import TrainingError
 from tunesmith.models.adapters import add_lora
 from tunesmith.train.batches import Plan, epoch_order, make_plan, pack
@@ -45,7 +45,9 @@ def gradients(model, rows, *, packing: bool):
         losses, weights, _ = token_losses(model, rows, CPU, packing=False)
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()
-    return float(loss.detach()), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {
+        n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

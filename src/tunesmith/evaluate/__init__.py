@@ -1,1 +1,1 @@
-
+"""Attempts, their statistics, and paired comparisons."""

@@ -91,7 +91,7 @@ def cached_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend to prefix and own tokens. query [B, heads, T, d] → [B, T, heads, d]."""
     del attention_mask, dropout
-    store, layer = _current[-1], int(module.layer_idx)  # type: ignore[arg-type]
+    store, layer = _current[-1], int(module.layer_idx)
     batch, heads, new, width = query.shape
     kv_heads = key.shape[1]
     scale = width**-0.5 if scaling is None else scaling

@@ -92,10 +92,12 @@ class Engine:
     def _slots(self, room: int) -> int:
         config = self._model.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = (
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        )
         item = next(self._model.parameters()).element_size()
         row = 2 * config.num_hidden_layers * heads * width * room * item
-        return max(1, min(self._max_slots, STORE_BYTES // row))
+        return max(1, min(self._max_slots, STORE_BYTES // int(row)))
 
     def _forward(self, ids: torch.Tensor, places: torch.Tensor, keep: Any) -> torch.Tensor:
         return self._model(

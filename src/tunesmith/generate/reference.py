@@ -21,7 +21,8 @@ def generate_one(
 ) -> Completion:
     """Generate with the model's own attention and the whole context at every step."""
     sampling = request.sampling
-    ids, tokens = list(request.prompt_ids), []
+    ids = list(request.prompt_ids)
+    tokens: list[int] = []
     device = next(model.parameters()).device
     reason = StopReason.LENGTH
     while len(tokens) < sampling.max_new_tokens:
@@ -37,5 +38,7 @@ def generate_one(
         text = decode(tokens)
         found = [at for s in sampling.stop if (at := text.find(s)) >= 0]
         if found:
-            return Completion(request.key, tuple(tokens), text[: min(found)], StopReason.STOP_STRING)
+            return Completion(
+                request.key, tuple(tokens), text[: min(found)], StopReason.STOP_STRING
+            )
     return Completion(request.key, tuple(tokens), decode(tokens), reason)

@@ -21,7 +21,7 @@ class Slot:
     """Tokens of its own in the store, the shared prefix not counted."""
 
 
-def shared_prefix(prompts: Sequence[Sequence[int]], shortest: int = 16) -> int:
+def shared_prefix(prompts: Sequence[tuple[int, ...]], shortest: int = 16) -> int:
     """Return how many first tokens all prompts share; 0 when it is not worth a store of its own.
 
     Each prompt keeps at least one token of its own, since its last position makes the first one.
@@ -57,7 +57,7 @@ class Scheduler:
         return [self._queue.popleft() for _ in range(min(free, len(self._queue)))]
 
     def drop(self, rows: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Free these rows; return the moves (from, to, own tokens), in order, that close the gaps."""
+        """Free these rows; return the moves (from, to, own tokens) that close the gaps."""
         moves = []
         for row in sorted(rows, reverse=True):
             last = len(self.active) - 1

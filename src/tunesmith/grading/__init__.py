@@ -1,1 +1,1 @@
-
+"""Reading answers and checking arithmetic."""

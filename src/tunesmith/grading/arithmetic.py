@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 MAX_LENGTH = 300
 """Characters of one expression; longer ones are refused."""
@@ -62,7 +63,7 @@ def equations(text: str) -> list[Equation]:
     for match in _CHAIN.finditer(text):
         sides = match.group().split("=")
         offset = match.start()
-        for left, right in zip(sides, sides[1:], strict=False):
+        for left, right in pairwise(sides):
             if _has_operator(left) or _has_operator(right):
                 found.append(Equation(left.strip(), right.strip(), _holds(left, right), offset))
             offset += len(left) + 1
@@ -99,7 +100,7 @@ def _tokens(expression: str) -> list[str]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise ArithmeticRefused(f"unexpected {text[at:at + 10]!r}")
+            raise ArithmeticRefused(f"unexpected {text[at : at + 10]!r}")
         number, symbol = match.groups()
         if number is not None and len(number) > MAX_DIGITS:
             raise ArithmeticRefused(f"a number of more than {MAX_DIGITS} digits")

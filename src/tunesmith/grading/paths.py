@@ -47,7 +47,9 @@ def choose_paths(texts: Sequence[str], k: int) -> list[int]:
         while len(chosen) < k:
             rest = [p for p in kept if p not in chosen]
             chosen.append(
-                max(rest, key=lambda p: (min(edit_distance(texts[p], texts[c]) for c in chosen), -p))
+                max(
+                    rest, key=lambda p: (min(edit_distance(texts[p], texts[c]) for c in chosen), -p)
+                )
             )
         kept = chosen
     return sorted(kept)

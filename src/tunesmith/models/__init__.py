@@ -1,1 +1,1 @@
-
+"""Loading models, attention, adapters."""

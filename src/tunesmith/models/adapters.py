@@ -33,7 +33,7 @@ def count(model: Any, what: str) -> Trainable:
 
 
 def linear_modules(model: Any) -> list[str]:
-    """Return the names of all linear layers (Conv1D too) inside the blocks: no head, no embedding."""
+    """Return the names of all linear layers, Conv1D too; no head, no embedding."""
     head = model.get_output_embeddings()
     return [
         name
@@ -110,8 +110,7 @@ def freeze_bottom(model: Any, ratio: float) -> int:
         return 0
     for layer in layers[:frozen]:
         layer.requires_grad_(False)
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
-            del name
             module.requires_grad_(False)
     return frozen

@@ -76,7 +76,7 @@ class UnitsTask(GradedTask):
         return Verdict(float(right), found, "within 5%" if right else "more than 5% off")
 
     def verify(self, problem: Problem, text: str) -> Verdict:
-        """Grade for training: within 0.1% of the gold, at least one equation, and all of them true."""
+        """Grade for training: within 0.1% of the gold, with equations, all of them true."""
         found = extract_tagged(text)
         value = None if found is None else parse_number(found)
         if value is None:

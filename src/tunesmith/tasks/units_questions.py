@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from tunesmith.tasks.units_table import CONVERSIONS, Conversion, plural, singular
 
-BUCKETS = {"test": range(0, 15), "dev": range(15, 22), "train": range(22, 50)}
+BUCKETS = {"test": range(15), "dev": range(15, 22), "train": range(22, 50)}
 """Hash buckets of a hundred; what is left is for pretraining a base model."""
 SPLITS = ("train", "dev", "test", "ood")
 

@@ -1,1 +1,1 @@
-
+"""Packing, loss, loop and checkpoints."""

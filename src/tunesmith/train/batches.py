@@ -42,9 +42,7 @@ class Plan:
         return order[start : start + self.rows_a_step]
 
 
-def make_plan(
-    rows: int, rows_a_step: int, epochs: float, max_steps: int | None, seed: int
-) -> Plan:
+def make_plan(rows: int, rows_a_step: int, epochs: float, max_steps: int | None, seed: int) -> Plan:
     """Plan a run of so many epochs, or of ``max_steps`` steps if that is given."""
     steps = max_steps or max(1, round(math.ceil(rows / rows_a_step) * epochs))
     return Plan(rows, rows_a_step, steps, seed)

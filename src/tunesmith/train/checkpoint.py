@@ -33,7 +33,7 @@ def name(step: int) -> str:
 
 
 def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
-    """Commit the state as ``checkpoint-step-N`` under ``folder``; ``extra`` is JSON of the caller."""
+    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller."""
     target = folder / name(state.step)
     partial = folder / f".{target.name}.partial"
     with storage_errors(target):
@@ -87,7 +87,7 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 
 def latest(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that verifies, and what was wrong with newer ones."""
-    complaints = []
+    complaints: list[str] = []
     for _, path in steps(folder):
         fault = verify(path)
         if fault is None:

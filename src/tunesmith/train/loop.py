@@ -127,9 +127,13 @@ def fit(
         # Dropout draws from a stream of its own for each step, so no random state has to be saved.
         with torch.random.fork_rng():
             torch.manual_seed(_step_seed(plan.seed, state.step, accelerator.process_index))
-            loss, trained = _backward(state, rows, picked, sizes, settings, accelerator, should_stop)
+            loss, trained = _backward(
+                state, rows, picked, sizes, settings, accelerator, should_stop
+            )
         norm = _clip(state, settings, accelerator)
-        if not (loss == loss and abs(loss) != float("inf") and norm == norm and norm < float("inf")):
+        if not (
+            loss == loss and abs(loss) != float("inf") and norm == norm and norm < float("inf")
+        ):
             state.optimizer.zero_grad(set_to_none=True)
             places = ", ".join(str(rows[at].origin) for at in picked[:8])
             raise TrainingError(
@@ -186,7 +190,8 @@ def _backward(
         if should_stop():
             state.optimizer.zero_grad(set_to_none=True)
             raise Interrupted(
-                f"Stopped by a signal after step {state.step}.", hint="the same command with --resume"
+                f"Stopped by a signal after step {state.step}.",
+                hint="the same command with --resume",
             )
         batch = [rows[at] for at in members]
         last = number == len(batches) - 1

@@ -75,9 +75,7 @@ def _losses(
     places = [_targets(row) for row in rows]
     wanted = [row.ids[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
     weights = [row.weights[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
-    losses = cross_entropy(
-        logits.float(), torch.tensor(wanted, device=device), reduction="none"
-    )
+    losses = cross_entropy(logits.float(), torch.tensor(wanted, device=device), reduction="none")
     return losses, torch.tensor(weights, device=device), [len(ats) for ats in places]
 
 

@@ -1,1 +1,1 @@
-
+"""One file a verb: each wires the parts and owns the rhythm."""

@@ -121,7 +121,7 @@ def collect(
                 bar.advance(note=f"{100 * right / made:.0f}% right")
         if stop():
             raise Interrupted(
-                f"Stopped by a signal; {len(log.done)} of {len(plan)} attempts are stored in {path}.",
+                f"Stopped by a signal; {len(log.done)} of {len(plan)} attempts are stored.",
                 hint="the same command goes on from there",
             )
     results = load(folder)
@@ -131,9 +131,7 @@ def collect(
     return EvalResult(folder, results, summary)
 
 
-def header_of(
-    loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, split: str
-) -> Any:
+def header_of(loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, split: str) -> Any:
     """Return the header that says what decides these attempts."""
     from tunesmith.evaluate.records import Header, versions
     from tunesmith.storage import hash_json
@@ -169,9 +167,7 @@ def score_line(summary: Summary) -> str:
     return text + (f", {summary.ungraded} ungraded" if summary.ungraded else "")
 
 
-def greedy_plan(
-    task: GradedTask, problems: list[Problem], style: str, seed: int
-) -> Plan:
+def greedy_plan(task: GradedTask, problems: list[Problem], style: str, seed: int) -> Plan:
     """Return the plan of one greedy attempt at each problem."""
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.generate.requests import Sampling

@@ -88,7 +88,7 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
     _ask(done.loaded, done.renderer, done.data, done.run, done.config, "tuned")
     sentences += _compare(done.run)
     contamination = _contamination(done.data)
-    manifest = {
+    manifest: dict[str, Any] = {
         "task": done.config.task,
         "model": done.loaded.ref.described,
         "steps": done.steps,
@@ -175,7 +175,9 @@ def _contamination(data: Data) -> list[str]:
     if not found:
         return [f"None of the {len(data.questions)} test questions occurs in the training rows."]
     shown = "; ".join(f"{o.problem_id} in {o.origin} («{o.kind}»)" for o in found[:5])
-    return [f"{len(found)} of {len(data.questions)} test questions occur in training rows: {shown}."]
+    return [
+        f"{len(found)} of {len(data.questions)} test questions occur in training rows: {shown}."
+    ]
 
 
 def _bytes(row: Encoded, renderer: Renderer) -> int:

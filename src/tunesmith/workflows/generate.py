@@ -41,8 +41,6 @@ def _generate(options: GenerateOptions) -> list[str]:
         Request(index, prompt, sampling, attempt_seed(options.seed, options.prompt, index))
         for index in range(options.samples)
     ]
-    engine = Engine(
-        loaded.model, renderer.decode, renderer.stop_ids, max_slots=options.batch_size
-    )
+    engine = Engine(loaded.model, renderer.decode, renderer.stop_ids, max_slots=options.batch_size)
     done = {completion.key: completion.text for completion in engine.run(requests)}
     return [done[index] for index in range(options.samples)]

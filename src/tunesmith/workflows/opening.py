@@ -19,9 +19,7 @@ def open_model(options: ModelOptions, *, trainable: bool = False) -> tuple[Loade
     from tunesmith.data.render import Renderer
     from tunesmith.models.load import load
 
-    loaded = load(
-        options.model, dtype=options.dtype, device=options.device, trainable=trainable
-    )
+    loaded = load(options.model, dtype=options.dtype, device=options.device, trainable=trainable)
     renderer = Renderer(loaded.tokenizer, options.chat_template, loaded.eos_ids)
     dtype = str(loaded.dtype).removeprefix("torch.")
     console.say(f"Model: {loaded.ref.described} ({dtype} on {loaded.device}).")

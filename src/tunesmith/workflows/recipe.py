@@ -128,7 +128,7 @@ def _run_stage(
     write_json(folder / BEGUN, {"key": key})
     output = STAGES[stage.verb](recipe, stage, folder, dict(records))
     seconds = time.monotonic() - started
-    record = {
+    record: dict[str, Any] = {
         "verb": stage.verb,
         "position": position,
         "key": key,
@@ -141,9 +141,7 @@ def _run_stage(
     return StageRecord(stage, folder, output, record["output_hash"], True, seconds)
 
 
-def _inputs(
-    recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]
-) -> dict[str, Any]:
+def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) -> dict[str, Any]:
     """Return all that decides a stage's output: its settings, what it reads, the version."""
     from tunesmith.models.load import resolve_model
 
@@ -185,9 +183,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names: list[str] = []
     for group in ("settings", "reads"):
         old, new = before.get(group, {}), now.get(group, {})
-        names += [
-            f"{group}.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
-        ]
+        names += [f"{group}.{key}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if before.get("version") != now.get("version"):
         names.append("version")
     return names or ["its key"]

@@ -34,7 +34,9 @@ def command(resolved: Resolved[ShowOptions]) -> int:
             for row in rendered.rows:
                 out.print(Text(summary(row), style="bold"))
                 if color:
-                    parts = [(t, "black on green" if on else "dim") for t, on in spans(row, renderer)]
+                    parts = [
+                        (t, "black on green" if on else "dim") for t, on in spans(row, renderer)
+                    ]
                     out.print(Text.assemble(*parts))
                 else:
                     out.print(Text(marked(row, renderer)))

@@ -191,9 +191,7 @@ class _Run:
         from tunesmith.train.schedule import warmup_steps
 
         config = self.config
-        warmup, cut = warmup_steps(
-            config.warmup_steps, config.warmup_ratio, self.plan.total_steps
-        )
+        warmup, cut = warmup_steps(config.warmup_steps, config.warmup_ratio, self.plan.total_steps)
         if cut:
             console.warn(
                 f"{config.warmup_steps} warm-up steps are over a tenth of the "
@@ -330,7 +328,7 @@ class _Run:
         from tunesmith.train.losses import row_losses
 
         sums = row_losses(self.loaded.model, self.held.rows, self.accelerator.device, 2048)
-        loss = sum(s for s, _ in sums) / sum(w for _, w in sums)
+        loss: float = sum(s for s, _ in sums) / sum(w for _, w in sums)
         self._record({"kind": "eval", "step": step, "loss": loss}, writer)
         console.say(f"  step {step}: held-out loss {loss:.4f}")
         if self.best is None or loss < self.best:
