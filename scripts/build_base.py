@@ -32,6 +32,8 @@ TEMPLATE = (
 )
 SEED, WINDOW, BATCH, POSITIONS, VOCABULARY = 20, 512, 8, 2048, 640
 RATE, WARMUP = 3e-3, 100
+STEPS, SCHEDULE = 1000, 1600
+"""Steps taken, and the length of the learning-rate schedule that they are cut from."""
 
 
 def render(document: Document) -> str:
@@ -107,8 +109,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--total-steps", type=int, help="length of the schedule, if longer")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--total-steps", type=int, default=SCHEDULE)
     parser.add_argument("--snapshots", type=int, nargs="*", default=[])
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -118,7 +120,7 @@ def main() -> int:
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.05, fused=True
     )
-    total = arguments.total_steps or arguments.steps
+    total = arguments.total_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min((s + 1) / WARMUP, max(0.1, 1 - 0.9 * s / total))
     )

@@ -41,7 +41,10 @@ def weights_fingerprint(loaded: LoadedModel) -> str:
 
 def _quiet() -> None:
     """Keep the libraries' own bars and notes off the terminal: one project speaks at a time."""
+    import warnings
+
     from transformers.utils import logging
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
     logging.set_verbosity_error()
     logging.disable_progress_bar()

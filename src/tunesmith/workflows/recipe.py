@@ -20,8 +20,8 @@ from tunesmith.workflows.recipe_file import Recipe, Stage, load_recipe
 if TYPE_CHECKING:
     from tunesmith.config.schema import RunRecipeOptions
 
-BEGUN = "begun.json"
-"""The key that a stage was started under, so that a stopped one goes on only under the same."""
+BEGUN = ".{}.begun.json"
+"""The key that a stage was started under: a stopped one goes on only under the same."""
 RECORD = "stage.json"
 """In each stage's folder: the key it was run under, what that key was made of, its output."""
 
@@ -120,12 +120,13 @@ def _run_stage(
     # A record must not vouch for what is about to be written.
     (folder / RECORD).unlink(missing_ok=True)
     # What a stage left half-done under the same key it goes on with; anything else starts over.
-    begun = _read_json(folder / BEGUN)
+    mark = root / BEGUN.format(stage.name)
+    begun = _read_json(mark)
     same = begun is not None and begun.get("key") == key
     if not same and folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / BEGUN, {"key": key})
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(mark, {"key": key})
     output = STAGES[stage.verb](recipe, stage, folder, dict(records))
     seconds = time.monotonic() - started
     record: dict[str, Any] = {

@@ -64,14 +64,14 @@ def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path
         "model": model,
         "output_dir": str(folder.parent),
         "run_name": stage.name,
-        # The folder holds nothing but this stage's own record, or a run that was stopped.
-        "overwrite": False,
-        "resume": "auto",
     }
     if paths:
         given["dataset"] = paths
-    if checkpoint.latest(folder / "checkpoints")[0] is None:
-        given.update(resume=None)
+    # A folder that is there already holds this very run, stopped before its end.
+    if checkpoint.latest(folder / "checkpoints")[0] is not None:
+        given["resume"] = "auto"
+    elif folder.exists():
+        given["overwrite"] = True
     return train(_options(FineTuningConfig, given, recipe, stage)).final_model
 
 
@@ -79,6 +79,7 @@ def _compare(_: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
     from tunesmith.workflows.compare import compare, show
 
     folders = [str(records[str(name)].folder) for name in stage.settings["of"]]
+    folder.mkdir(parents=True, exist_ok=True)
     output = folder / "comparison.json"
     show(compare(folders, str(output)))
     return output
@@ -87,6 +88,7 @@ def _compare(_: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
 def _report(recipe: Recipe, _: Stage, folder: Path, __: Records) -> Path:
     from tunesmith.workflows.report import write_report
 
+    folder.mkdir(parents=True, exist_ok=True)
     page = write_report(folder.parent, title=recipe.name)
     console.say(f"Report: {page}")
     kept = folder / "report.json"
