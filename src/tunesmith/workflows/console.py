@@ -38,7 +38,7 @@ def set_level(name: str) -> None:
 def say(text: str = "") -> None:
     """Print one line of plain text to stderr."""
     if _level <= LEVELS["info"]:
-        _console.print(escape(text))
+        _console.print(text, markup=False)
 
 
 def title(text: str) -> None:
