@@ -6,6 +6,8 @@ The names below are imported on first use, so that ``import tunesmith`` stays ch
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
@@ -40,3 +42,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Front(ModuleType):
+    """Keeps ``tunesmith.train`` the function, though a package of that name is imported too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds each imported subpackage to its parent under its name.
+        if not (name in _LAZY and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Front

@@ -32,7 +32,7 @@ def _eval(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
     model = _model(recipe, str(settings.pop("model", "model")), records)
     given = {**settings, "model": model, "name": stage.name, "output_dir": str(folder.parent)}
     result = evaluate(_options(EvalOptions, given, recipe, stage))
-    return result.folder / "scores.json"
+    return result.folder / "attempts.jsonl"
 
 
 def _sample(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:

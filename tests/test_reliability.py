@@ -1,0 +1,136 @@
+"""Kills and faults; a share of them, as much as fits into a few minutes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from test_checkpoint import make_state, steps
+from tunesmith.errors import StorageError
+from tunesmith.train import checkpoint
+
+pytestmark = pytest.mark.reliability
+KILLS = 8
+
+
+def write_rows(path: Path, count: int = 40) -> None:
+    rows = ({"prompt": f"What is {n} + 1?", "completion": f"It is {n + 1}."} for n in range(count))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def train(folder: Path, name: str, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tunesmith", "train", "--dataset", "rows.jsonl", "--lora"]
+    command += ["--lora-dropout", "0.1", "--max-steps", "40", "--save-steps", "2"]
+    command += ["--eval-strategy", "no", "--run-name", name, "--report-to", "none", *more]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=folder, stderr=quiet, stdout=quiet)
+
+
+def final_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / "runs" / name / "final_model" / "adapter_model.safetensors")
+
+
+def test_killed_at_random_and_resumed_equals_unkilled(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    began = time.monotonic()
+    assert train(tmp_path, "straight").wait() == 0
+    whole = time.monotonic() - began
+    rng = random.Random(7)
+    killed = 0
+    checkpoints = tmp_path / "runs" / "killed" / "checkpoints"
+    for _ in range(KILLS):
+        again = ["--resume"] if checkpoint.latest(checkpoints)[0] else ["--overwrite"]
+        process = train(tmp_path, "killed", *again)
+        time.sleep(rng.uniform(0.5, 1.0) * whole)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+    again = ["--resume"] if checkpoint.latest(checkpoints)[0] else ["--overwrite"]
+    assert train(tmp_path, "killed", *again).wait() == 0
+    straight, resumed = final_weights(tmp_path, "straight"), final_weights(tmp_path, "killed")
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+    print(f"{killed} kills, weights bit-identical")
+    assert killed > 0
+
+
+def test_sigterm_leaves_a_resumable_run(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    process = train(tmp_path, "asked")
+    checkpoints = tmp_path / "runs" / "asked" / "checkpoints"
+    deadline = time.monotonic() + 60
+    while not checkpoint.steps(checkpoints) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130
+    again = train(tmp_path, "asked", "--resume")
+    assert again.wait() == 0
+    assert train(tmp_path, "straight").wait() == 0
+    straight, resumed = final_weights(tmp_path, "straight"), final_weights(tmp_path, "asked")
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+
+
+def test_bit_rot_is_found_before_a_tensor_is_used(tmp_path: Path) -> None:
+    state = make_state(True)
+    next(steps(state))
+    path = checkpoint.save(tmp_path, state, {})
+    rng = random.Random(3)
+    files = sorted(p for p in path.iterdir())
+    for _ in range(300):
+        target = rng.choice(files)
+        raw = target.read_bytes()
+        damaged = bytearray(raw)
+        if rng.random() < 0.8:
+            damaged[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        else:
+            del damaged[rng.randrange(len(raw)) :]
+        target.write_bytes(damaged)
+        found = checkpoint.verify(path)
+        # White space in the manifest's JSON carries no meaning; anything else must be noticed.
+        same = target.name == "manifest.json" and _same_json(raw, bytes(damaged))
+        assert found is not None or same, target
+        target.write_bytes(raw)
+    assert checkpoint.verify(path) is None
+
+
+def _same_json(first: bytes, second: bytes) -> bool:
+    try:
+        return bool(json.loads(first) == json.loads(second))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_failing_save_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    state = make_state(True)
+    running = steps(state)
+    next(running)
+    first = checkpoint.save(tmp_path, state, {})
+    next(running)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail) if call == "fsync" else patched.setattr(
+            Path, "rename", fail
+        )
+        with pytest.raises(StorageError):
+            checkpoint.save(tmp_path, state, {})
+    assert checkpoint.latest(tmp_path)[0] == first
+    second = checkpoint.save(tmp_path, state, {})
+    assert checkpoint.latest(tmp_path) == (second, [])
