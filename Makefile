@@ -39,10 +39,8 @@ format: install
 reference: install
 	$(BIN)/python scripts/make_reference.py
 
-# Peers are measured in the same run; they are installed only for this.
+# The peer is measured in the same run, on the same requests.
 bench: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' -c constraints.txt
-	$(BIN)/python bench/bench_train.py
 	$(BIN)/python bench/bench_generate.py
 
 nightly: install

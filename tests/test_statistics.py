@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_bootstrap_agrees_with_the_normal_interval_and_with_itself():
 
 
 def test_resampling_in_blocks_changes_nothing_but_the_draws(monkeypatch):
-    monkeypatch.setattr("tunesmith.evaluate.statistics._BLOCK", 1000)
+    monkeypatch.setattr(sys.modules[wilson.__module__], "_BLOCK", 1000)
     values = list(range(100))
     interval = bootstrap_mean(values)
     assert interval.low == pytest.approx(49.5 - 1.96 * 2.89, abs=0.3)

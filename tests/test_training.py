@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.errors import TrainingError
-from tunesmith.models.adapters import add_lora
+from tunesmith.models.adapters import add_lora, recompute_activations
 from tunesmith.train.batches import Plan, epoch_order, make_plan, pack
 from tunesmith.train.loop import Ledger, Settings, State, fit, make_optimizer
 from tunesmith.train.losses import packed_rows, row_losses, token_losses
@@ -68,7 +68,7 @@ def test_packed_rows_under_gradient_checkpointing() -> None:
     rows = make_rows(4)
     model.train()
     _, plain = gradients(model, rows, packing=True)
-    model.activation_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_activations(model)
     _, recomputed = gradients(model, rows, packing=True)
     assert all(torch.allclose(plain[n], recomputed[n], atol=1e-6) for n in plain)
 

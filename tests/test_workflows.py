@@ -58,7 +58,13 @@ def test_lora_run_leaves_everything_it_promises(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "method", [[], ["--lora", "--lora-dropout", "0.2"], ["--freeze-ratio", "0.5"]]
+    "method",
+    [
+        [],
+        ["--lora", "--lora-dropout", "0.2"],
+        ["--freeze-ratio", "0.5"],
+        ["--lora", "--gradient-checkpointing"],
+    ],
 )
 def test_resumed_equals_uninterrupted(method: list[str]) -> None:
     write_rows("rows.jsonl")

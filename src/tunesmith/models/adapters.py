@@ -114,3 +114,15 @@ def freeze_bottom(model: Any, ratio: float) -> int:
         if isinstance(module, torch.nn.Embedding):
             module.requires_grad_(False)
     return frozen
+
+
+def recompute_activations(model: Any) -> None:
+    """Turn gradient checkpointing on: activations are computed again in the backward pass."""
+    settings = {"use_reentrant": False}
+    # transformers renamed it within version 5; both names are in use.
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(settings)
+    else:
+        model.gradient_checkpointing_enable(settings)
+    # With a frozen embedding nothing but this makes the first block's input need a gradient.
+    model.enable_input_require_grads()

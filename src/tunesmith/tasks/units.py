@@ -45,7 +45,7 @@ class UnitsTask(GradedTask):
         wanted = 400 if limit is None else limit
         rng = random.Random(f"units/{split}/{seed}")
         found: dict[str, Problem] = {}
-        for _ in range(200 * wanted):
+        for _ in range(20 * wanted):
             if len(found) == wanted:
                 return list(found.values())
             problem = _draw(rng, split)

@@ -210,7 +210,12 @@ class _Run:
         )
 
     def _state(self, settings: Settings) -> State:
-        from tunesmith.models.adapters import add_lora, count, freeze_bottom
+        from tunesmith.models.adapters import (
+            add_lora,
+            count,
+            freeze_bottom,
+            recompute_activations,
+        )
         from tunesmith.train import checkpoint
         from tunesmith.train.loop import State, make_optimizer
 
@@ -234,7 +239,7 @@ class _Run:
             what += f", {frozen} bottom layers and the embeddings frozen"
         console.say(f"Trained: {count(model, what)}.")
         if config.gradient_checkpointing:
-            _recompute_activations(model)
+            recompute_activations(model)
         model = self.accelerator.prepare_model(model)
         self.loaded.model = self.accelerator.unwrap_model(model)
         state = State(model, make_optimizer(model, settings))
@@ -364,12 +369,3 @@ class _Run:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(self.run.tensorboard))
-
-
-def _recompute_activations(model: Any) -> None:
-    """Turn gradient checkpointing on, under the name that this transformers has for it."""
-    name = "activation_checkpointing_enable"
-    enable = getattr(model, name, None) or model.gradient_checkpointing_enable
-    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if hasattr(model, "enable_input_require_grads"):
-        model.enable_input_require_grads()
