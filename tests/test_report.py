@@ -306,6 +306,21 @@ def test_a_recipes_folder_becomes_a_report(tmp_path):
     assert "wrong answer" in render(data)
 
 
+def test_every_stored_comparison_is_shown_once_and_headed_by_its_ends(tmp_path):
+    near = [result("b", [0.0, 1.0]), result("a", [1.0, 1.0]), result("c", [1.0, 0.0])]
+    far = [result("far-b", [0.0, 0.0]), result("far-c", [1.0, 0.0])]
+    for stored in [*near, *far]:
+        save(tmp_path / "eval" / stored.name, stored)
+    for name, sets in {"far": far, "near": near, "part": near[:2]}.items():
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "comparison.json", compare(sets).to_json())
+    data = collect(tmp_path)
+    assert [row.name for row in data.scores] == ["b", "a", "c", "far-b", "far-c"]
+    assert len(data.pairs) == 3 + 1
+    assert ["b" in line and "c" in line for line in data.headline] == [True, True]
+    assert "far-c" in data.headline[1]
+
+
 def test_a_stored_comparison_is_used_and_a_broken_one_is_made_again(tmp_path):
     sets = [result("b", [0.0, 1.0]), result("a", [1.0, 1.0])]
     for stored in sets:
@@ -316,7 +331,7 @@ def test_a_stored_comparison_is_used_and_a_broken_one_is_made_again(tmp_path):
     write_json(tmp_path / "comparison.json", {"old": 1})
     data = collect(tmp_path)
     assert data.pairs[0].first == "a"
-    assert "compared anew" in data.notes[0]
+    assert "left out" in data.notes[0]
 
 
 def test_the_own_evaluations_of_a_recipes_runs_stay_on_their_pages(tmp_path):

@@ -42,8 +42,8 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
     manifests = _named(root, "manifest.json", notes)
     stages = _stages(root, notes)
     order = {stage.name: place for place, stage in enumerate(stages)}
-    stored = _stored_comparison(root, notes)
-    compared = list(stored.summaries) if stored else list(order)
+    stored = _stored_comparisons(root, notes)
+    compared = [name for one in stored for name in one.summaries] or list(order)
     sets = sorted(
         _sets(root, notes),
         key=lambda s: compared.index(s.name) if s.name in compared else len(compared),
@@ -58,11 +58,13 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
             expected="the folder of a run or a recipe",
             hint="tunesmith report --run path/to/run",
         )
-    comparison = stored or _comparison(sets, notes)
-    pairs = comparison.pairs if comparison else ()
-    gained, lost = flips(sets[0], sets[-1]) if len(sets) > 1 else ([], [])
+    comparisons = stored or _comparisons(sets, notes)
+    ends = _ends(comparisons, {s.name: s for s in sets})
+    gained, lost = flips(*ends[0]) if ends else ([], [])
     losses = list(_sentences(manifests, "losses"))
-    headline = [pair.sentence() for pair in pairs if {pair.first, pair.second} == _ends(sets)]
+    wanted = [{first.name, last.name} for first, last in ends]
+    pairs = [pair for comparison in comparisons for pair in comparison.pairs]
+    headline = [pair.sentence() for pair in pairs if {pair.first, pair.second} in wanted]
     unfinished = [s for s in sets if s.missing]
     notes += [f"{s.name} is not finished: {s.missing} attempts are missing." for s in unfinished]
     return ReportData(
@@ -184,9 +186,9 @@ def _sets(root: Path, notes: list[str]) -> list[ResultSet]:
     return list(found.values())
 
 
-def _stored_comparison(root: Path, notes: list[str]) -> Comparison | None:
-    """Return the stored comparison of the most sets."""
-    found = []
+def _stored_comparisons(root: Path, notes: list[str]) -> list[Comparison]:
+    """Return the stored comparisons, the largest first, without those that are part of another."""
+    found: list[Comparison] = []
     for file in sorted(root.rglob("comparison.json")):
         content = None if _inside_a_run(root, file.parent) else _json(file, notes)
         if content is None:
@@ -194,8 +196,13 @@ def _stored_comparison(root: Path, notes: list[str]) -> Comparison | None:
         try:
             found.append(Comparison.from_json(content))
         except (KeyError, TypeError, ValueError):
-            notes.append(f"{file} is no comparison; the sets were compared anew.")
-    return max(found, key=lambda comparison: len(comparison.summaries), default=None)
+            notes.append(f"{file} is no comparison; it is left out.")
+    found.sort(key=lambda comparison: -len(comparison.summaries))
+    kept: list[Comparison] = []
+    for one in found:
+        if not any(one.summaries.keys() <= other.summaries.keys() for other in kept):
+            kept.append(one)
+    return kept
 
 
 def _inside_a_run(root: Path, folder: Path) -> bool:
@@ -204,15 +211,15 @@ def _inside_a_run(root: Path, folder: Path) -> bool:
     return any((parent / "manifest.json").is_file() for parent in above)
 
 
-def _comparison(sets: Sequence[ResultSet], notes: list[str]) -> Comparison | None:
+def _comparisons(sets: Sequence[ResultSet], notes: list[str]) -> list[Comparison]:
     finished = [s for s in sets if not s.missing]
     if len(finished) < 2:
-        return None
+        return []
     try:
-        return compare(finished)
+        return [compare(finished)]
     except TunesmithError as failure:
         notes.append(f"The sets were not compared: {failure.found}")
-        return None
+        return []
 
 
 def _stages(root: Path, notes: list[str]) -> list[StageLine]:
@@ -305,8 +312,12 @@ def _detail(result: ResultSet) -> str:
     return f"{head.model}, {head.prompt} prompt, {head.split}{times}"
 
 
-def _ends(sets: Sequence[ResultSet]) -> set[str]:
-    return {sets[0].name, sets[-1].name} if len(sets) > 1 else set()
+def _ends(
+    comparisons: Sequence[Comparison], sets: Mapping[str, ResultSet]
+) -> list[tuple[ResultSet, ResultSet]]:
+    """Return the first and the last set of each comparison: its baseline and what came of it."""
+    names = [list(comparison.summaries) for comparison in comparisons]
+    return [(sets[n[0]], sets[n[-1]]) for n in names if n[0] in sets and n[-1] in sets]
 
 
 def _named(root: Path, name: str, notes: list[str]) -> dict[str, dict[str, Any]]:

@@ -236,8 +236,8 @@ An answer that cannot be read counts as wrong; only a grader's own failure is «
 </ul>
 <p class="soft small">Each pair is tested on identical problems:
 {{ data.pairs|map(attribute="test")|unique|join("; ") }}; intervals by
-{{ data.pairs|map(attribute="interval_method")|unique|join("; ") }}; p-values adjusted for all pairs
-(Holm). «Detectable» is the smallest true difference, in points, that this many problems show with
+{{ data.pairs|map(attribute="interval_method")|unique|join("; ") }}; p-values adjusted for all
+pairs of one comparison (Holm). «Detectable» is the smallest true difference, in points, that this many problems show with
 80% power.</p>
 {% endif %}
 {% if data.losses %}

@@ -12,6 +12,16 @@ from tunesmith.workflows import console
 from tunesmith.workflows.recipe import run
 
 RECIPE = Path(__file__).parent.parent / "assets" / "demo.yaml"
+TELLING = {
+    "compare": [
+        ("base-direct", "base-cot"),
+        ("base-direct", "sft-test"),
+        ("sft-test", "rft-test"),
+        ("base-direct", "rft-test"),
+    ],
+    "compare-ood": [("sft-ood", "rft-ood"), ("base-direct-ood", "rft-ood")],
+}
+"""The pairs of each comparison that the last lines speak of."""
 
 
 def command(resolved: Resolved[DemoOptions]) -> int:
@@ -22,13 +32,12 @@ def command(resolved: Resolved[DemoOptions]) -> int:
     began = time.monotonic()
     seed = f"eval.question_seed={options.test_seed}"
     records = {r.stage.name: r for r in run(RECIPE, [seed], output_dir=options.output_dir)}
-    stored = json.loads(records["compare"].output.read_text(encoding="utf-8"))
-    comparison = Comparison.from_json(stored)
-    wanted = [("base-direct", "sft-test"), ("sft-test", "rft-test"), ("base-direct", "rft-test")]
     console.title("What was gained")
-    for pair in comparison.pairs:
-        if (pair.first, pair.second) in wanted:
-            console.say(f"- {pair.sentence()}")
+    for name, telling in TELLING.items():
+        stored = json.loads(records[name].output.read_text(encoding="utf-8"))
+        for pair in Comparison.from_json(stored).pairs:
+            if (pair.first, pair.second) in telling:
+                console.say(f"- {pair.sentence()}")
     folder = records["report"].folder.parent
     console.say(f"\nTook {(time.monotonic() - began) / 60:.1f} minutes.")
     console.say(f"Report:  {folder / 'report.html'}")
