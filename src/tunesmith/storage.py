@@ -43,16 +43,27 @@ _REASONS = {
 
 @contextlib.contextmanager
 def storage_errors(path: Path, doing: str = "written", size: int | None = None) -> Iterator[None]:
-    """Turn an ``OSError`` into a ``StorageError`` that names the path and the way out."""
+    """Turn a failure of the disk into a ``StorageError`` that names the path and the way out."""
     try:
         yield
-    except OSError as failure:
-        reason, hint = _REASONS.get(
-            failure.errno or 0, (failure.strerror or str(failure), "check the path and the disk")
-        )
+    except Exception as failure:
+        number = _os_error(failure)
+        if number is None:
+            raise
+        said = getattr(failure, "strerror", None) or str(failure)
+        reason, hint = _REASONS.get(number, (said, "check the path and the disk"))
         needed = f" ({size:,} bytes are needed)" if size is not None else ""
         found = f"{str(path)!r} cannot be {doing}: {reason}{needed}."
         raise StorageError(found, hint=hint) from failure
+
+
+def _os_error(failure: Exception) -> int | None:
+    """Return the system's error number; 0 for an unknown one, None for what is no such failure."""
+    if isinstance(failure, OSError):
+        return failure.errno or 0
+    # Libraries written in Rust (safetensors) raise a class of their own that quotes the number.
+    quoted = re.search(r"\(os error (\d+)\)", str(failure))
+    return int(quoted.group(1)) if quoted else None
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -85,6 +96,15 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, obj: object) -> None:
     """Write indented JSON atomically; NaN and infinities are refused with ``ValueError``."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file that a library wrote is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_folder(path: Path) -> None:

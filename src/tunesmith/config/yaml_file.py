@@ -20,7 +20,8 @@ class YamlFile:
 
     values: Mapping[str, Any] = field(default_factory=dict)
     lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
-    """Path of keys → 1-based line: ``("lora", "rank")`` for a key in a section."""
+    """Path of keys → 1-based line: ``("lora", "rank")`` for a key in a section; items of a list
+    are counted from 1."""
 
 
 def read_yaml(path: Path) -> YamlFile:
@@ -64,8 +65,13 @@ def _parse(path: Path, text: str) -> YamlFile:
 
 
 def _lines(
-    path: Path, node: yaml.MappingNode, above: tuple[str, ...], lines: dict[tuple[str, ...], int]
+    path: Path, node: yaml.Node, above: tuple[str, ...], lines: dict[tuple[str, ...], int]
 ) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value, 1):
+            _lines(path, item, (*above, str(number)), lines)
+    if not isinstance(node, yaml.MappingNode):
+        return
     for key, value in node.value:
         place = (*above, str(key.value))
         line = key.start_mark.line + 1
@@ -73,6 +79,4 @@ def _lines(
             name = ".".join(place)
             raise YamlFault(f"{path}:{line}: {name!r} stands in line {lines[place]} already.")
         lines[place] = line
-        # Settings have one level of sections; nothing deeper needs a line.
-        if isinstance(value, yaml.MappingNode) and not above:
-            _lines(path, value, place, lines)
+        _lines(path, value, place, lines)

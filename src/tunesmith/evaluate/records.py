@@ -161,6 +161,12 @@ def load(path: str | Path) -> ResultSet:
     """
     path = Path(path)
     file = path / ATTEMPTS if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(
+            f"There are no stored attempts at {str(path)!r}.",
+            expected=f"a folder of tunesmith eval, which holds {ATTEMPTS}",
+            hint="tunesmith eval --task units --name first",
+        )
     records = JsonlLog.read(file)
     header = _header(next(records, {}), file)
     attempts: dict[tuple[str, int], Attempt] = {}

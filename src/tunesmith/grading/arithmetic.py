@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"\s*(?:(\d[\d,]*(?:\.\d+)?|\.\d+)|([-+*/()×÷·−]))")
 _NUMBER = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 _TERM = rf"[( \t]*[-−]?[( \t]*\$?{_NUMBER}%?[) \t]*"
 _SIDE = rf"{_TERM}(?:[-+*/×÷·−]{_TERM})*"
-_CHAIN = re.compile(rf"(?<![\w.]){_SIDE}(?:={_SIDE})+")
+_CHAIN = re.compile(rf"(?<![\w.])(?<!\d,){_SIDE}(?:={_SIDE})+")
 _SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-"})
 
 

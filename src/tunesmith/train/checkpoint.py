@@ -8,7 +8,6 @@ synced. A checkpoint counts only if its manifest verifies.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import CheckpointError
 from tunesmith.rundir import hash_file, sync_folder, write_json
-from tunesmith.storage import storage_errors
+from tunesmith.storage import storage_errors, sync_file
 from tunesmith.train.loop import Ledger, State
 
 MANIFEST = "manifest.json"
@@ -52,7 +51,7 @@ def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
         (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
         files = sorted(path for path in partial.iterdir())
         for path in files:
-            _sync(path)
+            sync_file(path)
         manifest = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in files}
         write_json(partial / MANIFEST, manifest)
         sync_folder(partial)
@@ -133,14 +132,6 @@ def prune(folder: Path, keep: int) -> list[Path]:
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
     return gone
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _flat(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

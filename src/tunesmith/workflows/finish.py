@@ -118,7 +118,7 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
 
 def save_model(loaded: LoadedModel, renderer: Renderer, folder: Path) -> None:
     """Write a model folder in one move: safetensors, tokenizer, the one template, stop tokens."""
-    from tunesmith.storage import storage_errors
+    from tunesmith.storage import storage_errors, sync_file, sync_folder
 
     partial = folder.with_name(f".{folder.name}.partial")
     with storage_errors(folder):
@@ -128,8 +128,13 @@ def save_model(loaded: LoadedModel, renderer: Renderer, folder: Path) -> None:
         loaded.model.save_pretrained(partial, **_adapter_only(loaded.model))
         loaded.tokenizer.save_pretrained(partial)
         loaded.model.generation_config.save_pretrained(partial)
+        for file in partial.rglob("*"):
+            if file.is_file():
+                sync_file(file)
+        sync_folder(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+        sync_folder(folder.parent)
 
 
 def _adapter_only(model: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from tunesmith.config.yaml_file import YamlFault, read_yaml
 from tunesmith.errors import UsageError
 
 VERBS = ("train", "sample", "eval", "compare", "report")
@@ -42,21 +43,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     An override is ``model=…`` for the whole recipe, ``stage.key=value`` for one stage, or
     ``eval.key=value`` (any verb) for all stages of that verb. Values are read as YAML.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
         raise UsageError(
             f"There is no recipe {str(path)!r}.",
             expected="a YAML file with name, model and stages",
             hint="tunesmith run recipes/units-rft.yaml",
-        ) from None
-    except (OSError, UnicodeDecodeError) as failure:
-        raise UsageError(f"The recipe {str(path)!r} cannot be read: {failure}") from None
-    except yaml.YAMLError as failure:
-        where = getattr(failure, "problem_mark", None)
-        line = f":{where.line + 1}" if where else ""
-        reason = getattr(failure, "problem", None) or "not valid YAML"
-        raise UsageError(f"{path}{line}: {reason}.", expected="a YAML mapping") from None
+        )
+    try:
+        raw = read_yaml(path).values
+    except YamlFault as fault:
+        raise UsageError(str(fault), expected="a YAML mapping") from None
     faults: list[str] = []
     recipe = _parse(path, raw, faults)
     if not faults:
@@ -69,10 +65,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _parse(path: Path, raw: Any, faults: list[str]) -> Recipe:
-    if not isinstance(raw, dict):
-        faults.append(f"the top level is {type(raw).__name__}, not a mapping")
-        return Recipe("", "", "", (), path)
+def _parse(path: Path, raw: Mapping[str, Any], faults: list[str]) -> Recipe:
     faults += [f"unknown key {key!r}{_near(key, TOP_KEYS)}" for key in raw if key not in TOP_KEYS]
     stages: list[Stage] = []
     listed = raw.get("stages")

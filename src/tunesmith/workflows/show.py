@@ -20,12 +20,15 @@ def command(resolved: Resolved[ShowOptions]) -> int:
     from tunesmith.data.show import marked, spans, summary
 
     options = resolved.options
+    # Files first: a mistyped name should not wait for a model.
+    found = [
+        (source, *to_examples(list(read_rows(source, max_rows=options.rows)), options.columns))
+        for source in options.dataset
+    ]
     _, renderer = open_model(options)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     out = Console(force_terminal=color, no_color=not color, highlight=False, soft_wrap=True)
-    for source in options.dataset:
-        rows = list(read_rows(source, max_rows=options.rows))
-        layout, examples = to_examples(rows, options.columns)
+    for source, layout, examples in found:
         console.say(f"{source}: {layout.name}, shown as task {options.task} would train on it.")
         for example in examples:
             rendered = renderer.encode(example, options.max_length)
