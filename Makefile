@@ -41,6 +41,8 @@ reference: install
 
 # The peer is measured in the same run, on the same requests.
 bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]' -c constraints.txt
+	$(BIN)/python bench/bench_train.py
 	$(BIN)/python bench/bench_generate.py
 
 nightly: install

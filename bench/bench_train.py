@@ -72,17 +72,20 @@ def make_model() -> Any:
 def run_ours(rows: list[dict[str, list[int]]], steps: int) -> dict[str, Any]:
     from accelerate import Accelerator
 
-    from tunesmith.train.batches import make_plan
+    from tunesmith.models.memory import use_huge_pages
+    from tunesmith.train.batches import make_plan, packed_capacity
     from tunesmith.train.loop import Settings, State, fit, make_optimizer
     from tunesmith.types import Encoded, Origin
 
+    use_huge_pages()  # as loading a model does
     encoded = [
         Encoded(tuple(r["input_ids"]), tuple(map(float, r["completion_mask"])), Origin("bench", at))
         for at, r in enumerate(rows)
     ]
     plan = make_plan(len(rows), ROWS_A_STEP, 1, steps, seed=1)
-    settings = Settings(1e-4, "constant", capacity=LONGEST, weight_decay=0.0)
     model = make_model()
+    capacity = packed_capacity(max(len(row.ids) for row in encoded), 576, "cpu")
+    settings = Settings(1e-4, "constant", capacity=capacity, weight_decay=0.0)
     state = State(model, make_optimizer(model, settings))
     done = list(fit(state, encoded, plan, settings, Accelerator(cpu=True)))
     return {

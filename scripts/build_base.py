@@ -169,7 +169,8 @@ and chat template. It exists so that `tunesmith demo` and the tests have somethi
 **Made by** `scripts/build_base.py`, from nothing, on text that `scripts/base_corpus.py` generates: facts on
 units, arithmetic worked line by line, everyday prose and dialogue, chats about unit conversions in three answer
 styles. No other text was used. Run: `{facts}`. The (number, factor) pairs of the `train`, `dev` and `test` splits
-of the `units` task never occur in that text.
+of the `units` task never occur in that text. What does occur are products of one digit inside worked answers
+(`53 * 0.1`), which may coincide with a held-out pair whose factor is a power of ten: the split is by what is asked.
 
 **Stopped early on purpose**, so that training has something to gain. **Limits:** it knows nothing besides the
 above, mostly gets arithmetic wrong when asked directly, and is of no use outside demonstrations and tests.

@@ -325,3 +325,8 @@ def test_any_values_resolve_or_are_faults(given_settings: dict[str, Any]) -> Non
         return
     assert options.learning_rate is not None
     assert options.lora_alpha is not None
+
+
+def test_going_on_and_starting_over_contradict_each_other():
+    with pytest.raises(UsageError, match="resume and overwrite cannot both be given"):
+        resolve(FineTuningConfig, {"resume": "auto", "overwrite": True}, origin="argument")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_models import CHATML, tiny_tokenizer
-from tunesmith.data.prepare import check_row, prepare, split_holdout
+from tunesmith.data.prepare import check_row, prepare, split_document, split_holdout
 from tunesmith.data.render import Renderer
 from tunesmith.errors import ContractError, UsageError
 from tunesmith.types import Encoded, Example, Origin, Segment
@@ -217,3 +217,28 @@ def test_a_tokenizer_that_puts_a_space_in_front(shared) -> None:
     text = renderer.decode_raw(row.ids)
     assert "Assistant:\nThree of them.</s>" in text
     assert row.ids[: len(renderer.prompt_ids(CHAT[:4]))] == renderer.prompt_ids(CHAT[:4])
+
+
+@given(
+    st.lists(st.text("ab \n", min_size=1, max_size=30), min_size=1, max_size=40),
+    st.sampled_from(["\n\n", "\n", "\n \n"]),
+    st.floats(0.05, 0.5),
+)
+def test_a_single_document_is_cut_between_paragraphs_and_nothing_is_lost(parts, between, share):
+    text = between.join(parts)
+    document = Example((Segment(None, text, 1.0),), Origin("book.txt", 3))
+    [inside], outside = split_document(document, share)
+    assert inside.segments[0].text + "".join(p.segments[0].text for p in outside) == text
+    for part in outside:
+        line = text.split("\n")[part.origin.line - 3]
+        assert part.segments[0].text
+        assert line.endswith(part.segments[0].text.split("\n")[0])
+
+
+def test_the_held_out_end_of_a_document_has_its_share_and_its_line_numbers():
+    lines = [f"Paragraph {n}." for n in range(100)]
+    document = Example((Segment(None, "\n\n".join(lines), 1.0),), Origin("book.txt", 1))
+    [_], outside = split_document(document, 0.1)
+    assert len(outside) == 10
+    assert outside[0].segments[0].text.startswith("Paragraph 90.")
+    assert [part.origin.line for part in outside] == [2 * n + 1 for n in range(90, 100)]

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from tunesmith.config import fields
 from tunesmith.config.presets import (
     ALIASES,
+    EXCLUSIVE,
     LORA_RATE,
     PRESETS,
     RIVALS,
@@ -93,6 +94,11 @@ def resolve(
     except ValidationError as failure:
         found += _wording(kind, failure, places, origin)
         raise _fault(found) from None
+    found += [
+        f"{_spelled(one, origin)} and {_spelled(other, origin)} cannot both be given: {why}"
+        for one, other, why in EXCLUSIVE
+        if getattr(options, one, None) and getattr(options, other, None)
+    ]
     if found:
         raise _fault(found)
     return Resolved(options, sources)

@@ -114,5 +114,8 @@ RIVALS: Mapping[str, str] = {
 }
 """Two ways to say one thing: the one that is set in the higher layer puts the other back."""
 
+EXCLUSIVE = (("resume", "overwrite", "one goes on with a run, the other starts over"),)
+"""Settings that contradict each other, and why."""
+
 SPLIT_AT_COMMAS = frozenset({"lora_target_modules"})
 """Lists whose values may also be written with commas; a path may have commas of its own."""

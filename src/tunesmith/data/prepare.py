@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tunesmith.data.render import Renderer
 from tunesmith.errors import ContractError
 from tunesmith.types import Encoded, Example
 
+PARTS = 20
+"""Pieces that the held-out end of a single document is measured in, at most."""
 NAMED = 5
 """Refused rows that a message names; all are counted."""
 
@@ -122,6 +125,38 @@ def split_holdout(
     inside = [example for example in examples if prompt_key(example) not in held]
     outside = [example for example in examples if prompt_key(example) in held]
     return inside, outside
+
+
+def split_document(document: Example, share: float) -> tuple[list[Example], list[Example]]:
+    """Split one plain text into (its beginning, parts of its end), cut between paragraphs.
+
+    The end is the held-out share; it comes in up to ``PARTS`` pieces of whole paragraphs, so that
+    an interval has several items to draw from. Lines serve where there are no paragraphs; a text
+    of one line stays whole.
+    """
+    text = document.segments[0].text
+    breaks = [m.end() for m in re.finditer(r"\n[ \t]*\n\s*", text)] or [
+        m.end() for m in re.finditer(r"\n", text)
+    ]
+    breaks = [at for at in breaks if at < len(text)]
+    if not breaks or not share:
+        return [document], []
+    wanted = len(text) * (1 - share)
+    begin = min(breaks, key=lambda at: abs(at - wanted))
+    cuts, step = [begin], (len(text) - begin) / PARTS
+    for at in breaks:
+        if at - cuts[-1] >= step:
+            cuts.append(at)
+    ends = [*cuts[1:], len(text)]
+    parts = [_piece(document, start, end) for start, end in zip(cuts, ends, strict=True)]
+    return [_piece(document, 0, begin)], parts
+
+
+def _piece(document: Example, start: int, end: int) -> Example:
+    [segment] = document.segments
+    line = (document.origin.line or 1) + segment.text.count("\n", 0, start)
+    piece = replace(segment, text=segment.text[start:end])
+    return replace(document, segments=(piece,), origin=replace(document.origin, line=line))
 
 
 def prompt_key(example: Example) -> str:

@@ -28,10 +28,15 @@ def _shift(value: torch.Tensor, by: int) -> torch.Tensor:
 
 
 def filtered(logits: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return probabilities in falling order and the tokens they belong to, both [B, V].
+    """Return probabilities and the tokens they belong to, both [B, V].
 
-    Temperature first, then top-k, top-p and min-p; what they leave out has probability 0.
+    Temperature first, then top-k, top-p and min-p; what they leave out has probability 0. With any
+    of these the probabilities come in falling order, otherwise in that of the vocabulary: sorting
+    it at every step would cost more than a small model's forward pass.
     """
+    if not sampling.top_k and sampling.top_p >= 1 and sampling.min_p <= 0:
+        tokens = torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
+        return (logits.float() / sampling.temperature).softmax(-1), tokens
     scaled = logits.double() / sampling.temperature
     scores, tokens = scaled.sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
@@ -60,7 +65,9 @@ def choose(
         rows = torch.tensor(members, device=logits.device)
         probabilities, tokens = filtered(logits[rows], sampling)
         target = uniform(seeds[rows], steps[rows])[:, None]
-        place = (probabilities.cumsum(-1) < target).sum(-1, keepdim=True)
-        last = (probabilities > 0).sum(-1, keepdim=True) - 1
+        place = (probabilities.cumsum(-1, dtype=torch.float64) < target).sum(-1, keepdim=True)
+        # Rounding may leave the sum below the target: then it is the last token that can be drawn.
+        order = torch.arange(probabilities.shape[-1], device=logits.device)
+        last = ((probabilities > 0) * order).amax(-1, keepdim=True)
         chosen[rows] = tokens.gather(1, place.minimum(last))[:, 0]
     return chosen

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 
 from tunesmith.errors import ModelError
+from tunesmith.models.memory import use_huge_pages
 
 BUILT_IN = "tunesmith/tiny"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -94,6 +98,7 @@ def load(
     ``dtype`` auto is bfloat16 on a GPU that has it and float32 elsewhere. An adapter is put on its
     base; ``trainable`` lets training go on in it.
     """
+    use_huge_pages()
     ref = resolve_model(name)
     chosen = _device(device)
     wanted = DTYPES.get(dtype) or (
@@ -102,6 +107,7 @@ def load(
         else torch.float32
     )
     _check_folder(ref)
+    _check_network(ref)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -162,6 +168,28 @@ def _check_folder(ref: ModelRef) -> None:
             expected="tokenizer.json and tokenizer_config.json beside the weights",
             hint="copy the tokenizer of the model it was made from into that folder",
         )
+
+
+def _check_network(ref: ModelRef) -> None:
+    """Say at once that a hub name cannot be fetched, which takes the hub's client a minute."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    host = urlsplit(constants.ENDPOINT).hostname or ""
+    if Path(ref.path).is_dir() or isinstance(try_to_load_from_cache(ref.path, "config.json"), str):
+        return
+    if getproxies().get(urlsplit(constants.ENDPOINT).scheme):
+        return  # a proxy finds the host for us
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        socket.getaddrinfo(host, 443)
+    except OSError as failure:
+        raise ModelError(
+            f"{ref.path!r} is neither a local folder nor in the hub's cache, and {host} cannot be "
+            f"reached: {failure.args[-1]}.",
+            expected="a local folder, or a machine with a network",
+            hint=f"--model {BUILT_IN}, or the path of a downloaded model",
+        ) from None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -48,6 +48,16 @@ def make_plan(rows: int, rows_a_step: int, epochs: float, max_steps: int | None,
     return Plan(rows, rows_a_step, steps, seed)
 
 
+def packed_capacity(longest: int, hidden_size: int, device: str) -> int:
+    """Return the tokens of a packed sequence: enough for the full speed of the device, no more.
+
+    On a CPU matrices reach their full rate at about 2**18 numbers, 512 tokens of a hidden size of
+    512; more tokens at once only cost memory. A row is never cut for it.
+    """
+    enough = 2048 if device != "cpu" else min(2048, max(512, 2**18 // hidden_size))
+    return max(longest, enough)
+
+
 def pack(rows: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Pack rows into as few sequences of at most ``capacity`` tokens as best fit finds.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.data.prepare import prompt_key, split_holdout
+from tunesmith.data.prepare import prompt_key, split_document, split_holdout
 from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.base import GradedTask, Task
 from tunesmith.workflows import console
@@ -47,18 +47,35 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
         if not held_out:
             raise DataError(f"Every held-out row of {source} is also a training row.")
     else:
-        examples, held_out = split_holdout(examples, config.validation_split, config.seed)
-        if held_out:
-            console.say(
-                f"Held out: {len(held_out)} of {len(held_out) + len(examples)} rows "
-                f"({config.validation_split:.0%}, seed {config.seed}, equal prompts together)."
-            )
-        elif config.validation_split:
-            console.warn("one row alone cannot be split, so nothing is held out")
+        examples, held_out = _hold_out(examples, config)
     questions = [by_example[str(e.origin)] for e in held_out if str(e.origin) in by_example]
     if isinstance(task, GradedTask) and task.name == "units":
         questions = task.problems("test", limit=config.eval_questions or 1)
     return Data(examples, held_out, questions[: config.eval_questions], repeated)
+
+
+def _hold_out(
+    examples: list[Example], config: FineTuningConfig
+) -> tuple[list[Example], list[Example]]:
+    """Split off the held-out share and say what it is."""
+    share = config.validation_split
+    if len(examples) == 1 and examples[0].segments[0].role is None:
+        inside, outside = split_document(examples[0], share)
+        if outside:
+            console.say(
+                f"Held out: the end of the one document, from line {outside[0].origin.line} on "
+                f"({share:.0%} of its length, measured in {len(outside)} parts)."
+            )
+            return inside, outside
+    inside, outside = split_holdout(examples, share, config.seed)
+    if outside:
+        console.say(
+            f"Held out: {len(outside)} of {len(examples)} rows "
+            f"({share:.0%}, seed {config.seed}, equal prompts together)."
+        )
+    elif share:
+        console.warn("rows with one and the same prompt cannot be split, so nothing is held out")
+    return inside, outside
 
 
 def _generated(config: FineTuningConfig, task: Task) -> Data:

@@ -187,6 +187,7 @@ class _Run:
         )
 
     def _settings(self) -> Settings:
+        from tunesmith.train.batches import packed_capacity
         from tunesmith.train.loop import Settings
         from tunesmith.train.schedule import warmup_steps
 
@@ -198,6 +199,7 @@ class _Run:
                 f"{self.plan.total_steps} planned; cut to {warmup}"
             )
         longest = max(len(row.ids) for row in self.rows.rows)
+        hidden = self.loaded.model.get_input_embeddings().weight.shape[1]
         return Settings(
             config.learning_rate or 2e-5,
             config.lr_scheduler_type,
@@ -205,7 +207,7 @@ class _Run:
             config.weight_decay,
             config.max_grad_norm,
             config.packing,
-            max(longest, 2048),
+            packed_capacity(longest, hidden, self.loaded.device.type),
             config.per_device_train_batch_size,
         )
 
