@@ -24,6 +24,7 @@ from tunesmith.rundir import (
     write_json,
     write_text,
 )
+from tunesmith.storage import whole_folder
 
 RECORDS = [{"a": 1}, {"text": "Ünïcode \u2028 \n{}"}, {"nested": {"x": [1, None, 0.5]}}]
 
@@ -361,3 +362,46 @@ def test_a_folder_without_permission_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", denied)
     with pytest.raises(StorageError, match="no permission"):
         RunDir.create(tmp_path / "x", "run")
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    for content in ("one", "two"):
+        with whole_folder(target) as partial:
+            (partial / "inner").mkdir()
+            (partial / "inner" / "file").write_text(content)
+            assert content == "one" or (target / "inner" / "file").read_text() == "one"
+    assert (target / "inner" / "file").read_text() == "two"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_failed_replacement_leaves_the_folder_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    target = tmp_path / "model"
+    with whole_folder(target) as partial:
+        (partial / "file").write_text("one")
+    rename, calls = Path.rename, []
+
+    def failing(self: Path, to: Path) -> Path:
+        calls.append(to)
+        if len(calls) == renames + 1:
+            raise OSError(errno.ENOSPC, "full")
+        return rename(self, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", failing)
+        with pytest.raises(StorageError), whole_folder(target) as partial:
+            (partial / "file").write_text("two")
+    assert (target / "file").read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_kill_between_two_renames_is_mended(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "r")
+    run.close()
+    (run.path / ".best_model.before").mkdir()
+    (run.path / ".best_model.before" / "file").write_text("one")
+    RunDir.create(tmp_path, "r", resume=True).close()
+    assert (run.best_model / "file").read_text() == "one"

@@ -21,6 +21,7 @@ from tunesmith.storage import (
     hash_file,
     hash_json,
     hash_tree,
+    settle_folder,
     storage_errors,
     sync_folder,
     write_bytes,
@@ -116,6 +117,8 @@ class RunDir:
         run._acquire()
         if overwrite and run.existed:
             run._clear()
+        for folder in (run.best_model, run.final_model):
+            settle_folder(folder)
         return run
 
     def _acquire(self) -> None:
@@ -154,6 +157,8 @@ class RunDir:
                     entry.unlink(missing_ok=True)
             for entry in self.path.glob(f"{TEMPORARY}*"):
                 entry.unlink(missing_ok=True)
+            for entry in self.path.glob(".*_model.*"):
+                shutil.rmtree(entry)
             sync_folder(self.path)
 
     def _is_ours(self) -> bool:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -96,6 +97,55 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, obj: object) -> None:
     """Write indented JSON atomically; NaN and infinities are refused with ``ValueError``."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; at the end it takes the place of ``target``, whole.
+
+    All files are flushed before the rename. What stood there before is kept until the new one
+    stands; a kill between the two renames is mended by ``settle_folder``. On a failure nothing is
+    left of the new one.
+    """
+    partial, old = _beside(target)
+    with storage_errors(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            for path in sorted(partial.rglob("*")):
+                sync_folder(path) if path.is_dir() else sync_file(path)
+            sync_folder(partial)
+            settle_folder(target)
+            if target.exists():
+                target.rename(old)
+            partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            settle_folder(target)
+            raise
+        sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def settle_folder(target: Path) -> None:
+    """Bring back what ``target`` held if its replacement never came, else drop it."""
+    _, old = _beside(target)
+    if not old.exists():
+        return
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            old.rename(target)
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Return where a folder is made, and where the one before it waits."""
+    return (
+        target.with_name(f".{target.name}.partial"),
+        target.with_name(f".{target.name}.before"),
+    )
 
 
 def sync_file(path: Path) -> None:

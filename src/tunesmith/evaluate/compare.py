@@ -24,6 +24,7 @@ from tunesmith.evaluate.statistics import (
 )
 
 ALPHA = 0.05
+ONE_DOCUMENT = "no interval, since all held-out rows are of one document"
 NAMED = 5
 """How many missing problems are named; all of them are counted."""
 
@@ -295,7 +296,7 @@ class LossComparison:
         """Say in words what the losses show."""
         figures = f"{self.first:.4f} to {self.second:.4f} nats per byte"
         ends = self.interval
-        interval = f"95% interval {ends.low:+.4f} to {ends.high:+.4f}" if ends else "no interval"
+        interval = f"95% interval {ends.low:+.4f} to {ends.high:+.4f}" if ends else ONE_DOCUMENT
         span = f"difference {self.difference:+.4f}, {interval}, {self.rows} rows"
         if not self.significant:
             return f"No clear difference in held-out loss, {first} to {second}: {figures} ({span})."

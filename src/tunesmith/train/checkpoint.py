@@ -17,8 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import CheckpointError
-from tunesmith.rundir import hash_file, sync_folder, write_json
-from tunesmith.storage import storage_errors, sync_file
+from tunesmith.storage import hash_file, whole_folder
 from tunesmith.train.loop import Ledger, State
 
 MANIFEST = "manifest.json"
@@ -34,10 +33,7 @@ def name(step: int) -> str:
 def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
     """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller."""
     target = folder / name(state.step)
-    partial = folder / f".{target.name}.partial"
-    with storage_errors(target):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with whole_folder(target) as partial:
         trained = {
             key: value.detach().contiguous()
             for key, value in state.model.named_parameters()
@@ -49,15 +45,11 @@ def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
         ledger = {"count": state.ledger.count, "digest": state.ledger.digest}
         content = {"step": state.step, "ledger": ledger, "optimizer": numbers, "extra": extra}
         (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
-        files = sorted(path for path in partial.iterdir())
-        for path in files:
-            sync_file(path)
-        manifest = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in files}
-        write_json(partial / MANIFEST, manifest)
-        sync_folder(partial)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        sync_folder(folder)
+        manifest = {
+            path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+            for path in sorted(partial.iterdir())
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     return target
 
 
@@ -128,7 +120,7 @@ def prune(folder: Path, keep: int) -> list[Path]:
     if newest is None:
         return []
     gone = [path for _, path in steps(folder)[max(keep, KEPT_AT_LEAST) :] if path != newest]
-    gone += list(folder.glob(".checkpoint-step-*.partial"))
+    gone += list(folder.glob(".checkpoint-step-*"))
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
     return gone

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tunesmith.config.schema import FineTuningConfig
 from tunesmith.data.overlap import find_overlaps
 from tunesmith.data.prepare import Prepared
 from tunesmith.rundir import RunDir, hash_tree, write_json, write_text
+from tunesmith.storage import whole_folder
 from tunesmith.tasks.base import GradedTask
 from tunesmith.workflows import console
 from tunesmith.workflows.rows import Data
@@ -118,23 +118,12 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
 
 def save_model(loaded: LoadedModel, renderer: Renderer, folder: Path) -> None:
     """Write a model folder in one move: safetensors, tokenizer, the one template, stop tokens."""
-    from tunesmith.storage import storage_errors, sync_file, sync_folder
-
-    partial = folder.with_name(f".{folder.name}.partial")
-    with storage_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(folder) as partial:
         loaded.tokenizer.chat_template = renderer.template
         loaded.model.generation_config.eos_token_id = list(renderer.stop_ids)
         loaded.model.save_pretrained(partial, **_adapter_only(loaded.model))
         loaded.tokenizer.save_pretrained(partial)
         loaded.model.generation_config.save_pretrained(partial)
-        for file in partial.rglob("*"):
-            if file.is_file():
-                sync_file(file)
-        sync_folder(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        sync_folder(folder.parent)
 
 
 def _adapter_only(model: Any) -> dict[str, Any]:
