@@ -59,9 +59,10 @@ def resolve_model(name: str) -> ModelRef:
 
     A run folder stands for its ``final_model``; a folder of runs for its newest finished run.
     """
-    if name == BUILT_IN:
-        return ModelRef(str(ASSETS / "tiny"), None, "the built-in base model")
     path = Path(name)
+    # An adapter names its base by the folder, also where that is the built-in one.
+    if name == BUILT_IN or path == ASSETS / "tiny":
+        return ModelRef(str(ASSETS / "tiny"), None, "the built-in base model")
     if not path.exists():
         if name.count("/") == 1 and not name.startswith((".", "/", "~")):
             return ModelRef(name, None, f"hub model {name}")
