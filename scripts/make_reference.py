@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from tunesmith.cli import VERBS
-from tunesmith.config import schema
 from tunesmith.config.reference import reference
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
@@ -16,8 +15,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "reference.md"
 def text() -> str:
     """Return what the page should hold."""
     return reference(
-        (name, verb.summary, getattr(schema, verb.options), verb.positional)
-        for name, verb in VERBS.items()
+        (name, verb.summary, verb.settings(), verb.positional) for name, verb in VERBS.items()
     )
 
 

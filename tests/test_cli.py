@@ -49,7 +49,7 @@ def test_every_verb_has_a_workflow_and_stands_in_the_help(capsys: Any) -> None:
     for name, verb in cli.VERBS.items():
         assert name in text
         source = (workflows / f"{verb.module}.py").read_text(encoding="utf-8")
-        assert f"def command(resolved: Resolved[{verb.options}]) -> int:" in source
+        assert f"def command(resolved: Resolved[{verb.settings().__name__}]) -> int:" in source
 
 
 @pytest.mark.parametrize("name", cli.VERBS)
@@ -101,7 +101,12 @@ def test_faults_of_flags_and_of_values_come_together(capsys: Any) -> None:
 def workflow(monkeypatch: Any) -> SimpleNamespace:
     """Put a workflow in place of every verb's own: ``workflow.command`` is what a test sets."""
     stand_in = SimpleNamespace(command=lambda resolved: 0)
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: stand_in)
+    real = cli.importlib.import_module
+
+    def found(name: str) -> Any:
+        return stand_in if name.startswith("tunesmith.workflows.") else real(name)
+
+    monkeypatch.setattr(cli.importlib, "import_module", found)
     return stand_in
 
 

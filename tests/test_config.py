@@ -19,8 +19,8 @@ from tunesmith.config.schema import (
     FineTuningConfig,
     Options,
     SampleOptions,
-    ShowOptions,
 )
+from tunesmith.config.schema_data import ShowOptions
 from tunesmith.errors import UsageError
 from tunesmith.tasks.registry import task_names
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tunesmith.cli import VERBS
-from tunesmith.config import flags, schema
+from tunesmith.config import flags
 from tunesmith.config.load import resolve
 from tunesmith.config.schema import (
     CompareOptions,
@@ -19,11 +19,11 @@ from tunesmith.config.schema import (
     GenerateOptions,
     Options,
     RunRecipeOptions,
-    ShowOptions,
 )
+from tunesmith.config.schema_data import ShowOptions
 
 ROOT = Path(__file__).parent.parent
-KINDS = [(name, getattr(schema, verb.options), verb.positional) for name, verb in VERBS.items()]
+KINDS = [(name, verb.settings(), verb.positional) for name, verb in VERBS.items()]
 
 
 def train(line: str) -> FineTuningConfig:

@@ -10,9 +10,13 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tunesmith import __version__
 from tunesmith.errors import TunesmithError, UsageError
+
+if TYPE_CHECKING:
+    from tunesmith.config.schema import Options
 
 UNEXPECTED = 70
 INTERRUPTED = 130
@@ -25,23 +29,40 @@ class Verb:
 
     summary: str
     options: str
+    """Its class of settings, as ``module.Class`` in ``tunesmith.config``."""
     module: str
     positional: tuple[str, ...] = ()
 
+    def settings(self) -> type[Options]:
+        """Return its class of settings."""
+        module, _, name = self.options.partition(".")
+        kind: type[Options] = getattr(importlib.import_module(f"tunesmith.config.{module}"), name)
+        return kind
+
 
 VERBS = {
-    "demo": Verb("the whole story on the built-in model, offline", "DemoOptions", "demo"),
-    "train": Verb("fine-tune a model: full, LoRA or frozen layers", "FineTuningConfig", "train"),
-    "eval": Verb("ask a model a task's questions and grade it", "EvalOptions", "evaluate"),
-    "sample": Verb("sample, verify and select reasoning paths", "SampleOptions", "sample"),
-    "generate": Verb("answer one prompt", "GenerateOptions", "generate", ("prompt",)),
-    "compare": Verb(
-        "compare stored results on the same questions", "CompareOptions", "compare", ("results",)
+    "demo": Verb("the whole story on the built-in model, offline", "schema.DemoOptions", "demo"),
+    "train": Verb(
+        "fine-tune a model: full, LoRA or frozen layers", "schema.FineTuningConfig", "train"
     ),
-    "run": Verb("carry out a recipe", "RunRecipeOptions", "recipe", ("recipe", "overrides")),
-    "report": Verb("write the page of a run or recipe", "ReportOptions", "report", ("folder",)),
+    "eval": Verb("ask a model a task's questions and grade it", "schema.EvalOptions", "evaluate"),
+    "sample": Verb("sample, verify and select reasoning paths", "schema.SampleOptions", "sample"),
+    "generate": Verb("answer one prompt", "schema.GenerateOptions", "generate", ("prompt",)),
+    "compare": Verb(
+        "compare stored results on the same questions",
+        "schema.CompareOptions",
+        "compare",
+        ("results",),
+    ),
+    "run": Verb("carry out a recipe", "schema.RunRecipeOptions", "recipe", ("recipe", "overrides")),
+    "report": Verb(
+        "write the page of a run or recipe", "schema.ReportOptions", "report", ("folder",)
+    ),
     "data show": Verb(
-        "show rows with their trained tokens marked", "ShowOptions", "show", ("dataset",)
+        "show rows with their trained tokens marked",
+        "schema_data.ShowOptions",
+        "show",
+        ("dataset",),
     ),
 }
 
@@ -82,10 +103,10 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name, rest = _verb(arguments)
     verb = VERBS[name]
-    from tunesmith.config import flags, schema
+    from tunesmith.config import flags
     from tunesmith.config.load import resolve
 
-    kind = getattr(schema, verb.options)
+    kind = verb.settings()
     if any(word in HELP for word in rest):
         print(flags.usage(name, kind, verb.positional))
         return 0

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tunesmith.errors import CheckpointError, StorageError
 
@@ -72,13 +72,23 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
     Missing parent folders are made. A failure raises ``StorageError`` and leaves nothing behind.
     """
+    with whole_file(path, len(data)) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, size: int | None = None) -> Iterator[IO[bytes]]:
+    """Yield a file to write piece by piece; at the end it takes the place of ``path``, whole.
+
+    ``size`` in bytes, where it is known, is named when the disk is full.
+    """
     path = Path(path)
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-    with storage_errors(path, size=len(data)):
+    with storage_errors(path, size=size):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

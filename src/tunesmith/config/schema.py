@@ -261,20 +261,3 @@ class DemoOptions(Options):
     """Folder that the demo's folder lies in."""
     test_seed: int = 0
     """Which held-out questions are drawn; another number, other questions."""
-
-
-class ShowOptions(ModelOptions):
-    """Everything that ``tunesmith data show`` knows."""
-
-    dataset: list[str] = Field(min_length=1)
-    """Files, saved folders or hub names."""
-    task: TaskName = "instruct"
-    """Kind of work."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Names of fields: prompt=Frage,completion=Antwort."""
-    max_length: int = Field(default=1024, ge=8)
-    """Tokens of a row."""
-    rows: int = Field(default=3, ge=1)
-    """Rows to show."""
-    color: Literal["auto", "always", "never"] = "auto"
-    """Colour trained tokens; without colour they stand in brackets."""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tunesmith.config.load import Resolved
-from tunesmith.config.schema import ShowOptions
+from tunesmith.config.schema_data import ShowOptions
 from tunesmith.workflows import console
 from tunesmith.workflows.opening import open_model
 
