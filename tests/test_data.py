@@ -57,7 +57,7 @@ def test_text_files_hold_documents(tmp_path: Path) -> None:
         ("a.jsonl", b"", "is empty"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl:1: byte 0xff is not UTF-8"),
         ("a.json", b'[{"a": 1},]', r"not valid JSON"),
-        ("a.json", b"3", "holds int"),
+        ("a.json", b"3", "a.json:1: int, not an object"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a.csv:3: 3 cells, but 2 columns"),
         ("a.csv", b"a,b\n", "no rows"),
         ("a.parquet", b"nothing", "no readable Parquet"),

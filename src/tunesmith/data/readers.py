@@ -1,24 +1,29 @@
-"""Rows from files, saved folders and hubs; every fault names the file and the line."""
+"""Rows from files, saved folders and hubs; every fault names the file and the line.
+
+``scan`` yields each row or what is wrong with it, so that a whole file can be judged; ``read_rows``
+stops at the first fault. Files are read piece by piece: memory does not grow with them.
+"""
 
 from __future__ import annotations
 
 import csv
 import difflib
-import gzip
-import io
-import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data import bytes_in
+from tunesmith.data.json_in import BadValue, JsonText, parse_line
 from tunesmith.errors import DataError
 from tunesmith.types import Origin
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".md")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md")
 END_OF_TEXT = "<|endoftext|>"
 """A line of its own that separates documents of a text file."""
+_DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +34,52 @@ class Row:
     origin: Origin
 
 
-def read_rows(source: str, *, split: str = "train", max_rows: int | None = None) -> Iterator[Row]:
-    """Yield the rows of a file, of a saved ``datasets`` folder or of a hub data set, in order.
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something in a source that is no row."""
 
-    Formats: JSON Lines, JSON (a list, or an object with one list), CSV, Parquet, text and
-    Markdown, each also as .gz. A text file is one document, or several separated by a line
-    ``<|endoftext|>``. Raises ``DataError`` for the first fault.
+    origin: Origin
+    reason: str
+    expected: str = ""
+    hint: str = ""
+    rest: bool = False
+    """Whether nothing behind it can be read."""
+
+    def error(self) -> DataError:
+        """Return it as the error that ends a command."""
+        return DataError(f"{self.origin}: {self.reason}.", expected=self.expected, hint=self.hint)
+
+
+def read_rows(
+    source: str,
+    *,
+    split: str = "train",
+    max_rows: int | None = None,
+    encoding: str | None = None,
+) -> Iterator[Row]:
+    """Yield the rows of a source in order; raises ``DataError`` for the first fault, or for none.
+
+    A source is a file (JSON Lines, JSON, CSV, Parquet, Arrow, text, Markdown; each also as .gz), a
+    folder that ``save_to_disk`` wrote, or a hub name. A text file is one document, or several
+    separated by a line ``<|endoftext|>``.
     """
-    rows = islice(_open(source, split), max_rows)
-    first = next(rows, None)
-    if first is None:
+    number = 0
+    for found in islice(scan(source, split=split, encoding=encoding), max_rows):
+        if isinstance(found, Fault):
+            raise found.error()
+        number += 1
+        yield found
+    if not number:
         raise DataError(f"{source} holds no rows.", expected="at least one row")
-    yield first
-    yield from rows
 
 
-def _open(source: str, split: str) -> Iterator[Row]:
+def scan(
+    source: str, *, split: str = "train", encoding: str | None = None
+) -> Iterator[Row | Fault]:
+    """Yield every row of a source, and a ``Fault`` for each that cannot be read.
+
+    Raises ``DataError`` only for a source that cannot be opened at all.
+    """
     path = Path(source)
     if path.is_dir():
         return _saved(path, split)
@@ -52,139 +87,173 @@ def _open(source: str, split: str) -> Iterator[Row]:
         if source.count("/") == 1 and not Path(source).suffix and not Path(source).parent.is_dir():
             return _hub(source, split)
         raise _missing(path)
-    name = path.name[:-3] if path.name.endswith(".gz") else path.name
+    name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(
             f"{source} has no known format ({suffix or 'no suffix'}).",
             expected=", ".join(SUFFIXES) + ", each also .gz, or a saved datasets folder",
         )
+    if path.stat().st_size == 0:
+        raise DataError(f"{source} is empty.", expected="at least one row")
     if suffix == ".parquet":
         return _parquet(path)
-    text = _text(path)
-    if not text.strip():
-        raise DataError(f"{source} is empty.", expected="at least one row")
-    if suffix == ".jsonl":
-        return _json_lines(text, source)
-    if suffix == ".json":
-        return _json(text, source)
-    if suffix == ".csv":
-        return _csv(text, source)
-    return _documents(text, source)
+    if suffix == ".arrow":
+        return _arrow_file(path)
+    reader = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _csv}
+    return _whole(path, reader.get(suffix, _documents)(path, encoding))
 
 
-def _text(path: Path) -> str:
+def _whole(path: Path, found: Iterator[Row | Fault]) -> Iterator[Row | Fault]:
+    """Turn what breaks off in the middle of a file into a last fault."""
+    line = 0
     try:
-        raw = path.read_bytes()
-        if path.name.endswith(".gz"):
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError) as failure:
-        raise DataError(f"{path} cannot be read: {failure}") from None
+        for item in found:
+            line = item.origin.line or line
+            yield item
+    except bytes_in.Undecodable as wrong:
+        hint = bytes_in.recode_hint(path)
+        yield Fault(Origin(str(path), wrong.line), str(wrong), hint=hint, rest=True)
+    except bytes_in.BROKEN as failure:
+        reason = f"cannot be read any further ({str(failure) or type(failure).__name__})"
+        yield Fault(Origin(str(path), line + 1), reason, "a whole copy of the file", rest=True)
+
+
+def _json_lines(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
+    for number, line in bytes_in.lines(path, encoding):
+        origin = Origin(str(path), number)
+        if isinstance(line, bytes_in.Undecodable):
+            yield Fault(origin, str(line), hint=bytes_in.recode_hint(path))
+        elif line.strip():
+            try:
+                yield _object(parse_line(line), origin)
+            except ValueError as wrong:
+                yield Fault(origin, str(wrong), "one JSON object a line")
+
+
+def _json(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
+    text = JsonText(bytes_in.chunks(path, encoding))
     try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as failure:
-        line = raw[: failure.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: byte {raw[failure.start]:#04x} is not UTF-8.",
-            hint=f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > fixed-{path.name}",
-        ) from None
+        for found in text.elements():
+            item = None if found.number is None else f"item {found.number}"
+            yield _object(found.value, Origin(str(path), found.line, item))
+    except BadValue as wrong:
+        wanted = "a list of objects, or one JSON object a line (then name the file .jsonl)"
+        yield Fault(Origin(str(path), wrong.line), wrong.reason, wanted, rest=True)
 
 
-def _json_lines(text: str, source: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except ValueError as failure:
-            column = getattr(failure, "colno", "?")
-            raise DataError(
-                f"{source}:{number}: not valid JSON at column {column} "
-                f"({getattr(failure, 'msg', failure)}): {_excerpt(line, column)}",
-                expected="one JSON object a line",
-            ) from None
-        yield _object(fields, source, number)
-
-
-def _json(text: str, source: str) -> Iterator[Row]:
-    try:
-        content = json.loads(text)
-    except ValueError as failure:
-        first = text.lstrip().split("\n", 1)[0]
-        try:
-            json.loads(first)
-        except ValueError:
-            line = getattr(failure, "lineno", "?")
-            raise DataError(
-                f"{source}:{line}: not valid JSON ({getattr(failure, 'msg', failure)}).",
-                expected="a list of objects, or one JSON object a line",
-            ) from None
-        yield from _json_lines(text, source)  # JSON Lines under another name
-        return
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        content = lists[0] if len(lists) == 1 else [content]
-    if not isinstance(content, list):
-        raise DataError(f"{source} holds {type(content).__name__}.", expected="a list of objects")
-    for number, fields in enumerate(content, 1):
-        yield _object(fields, source, number)
-
-
-def _object(fields: Any, source: str, number: int) -> Row:
+def _object(fields: Any, origin: Origin) -> Row | Fault:
     if not isinstance(fields, dict):
-        raise DataError(
-            f"{source}:{number}: {type(fields).__name__}, not an object.",
-            expected='an object such as {"prompt": "…", "completion": "…"}',
+        return Fault(
+            origin,
+            f"{type(fields).__name__}, not an object",
+            'an object such as {"prompt": "…", "completion": "…"}',
         )
-    return Row(fields, Origin(source, number))
+    return Row(fields, origin)
 
 
-def _csv(text: str, source: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(reader)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise DataError(
-                    f"{source}:{reader.line_num}: {len(cells)} cells, but {len(header)} columns.",
-                    hint="put cells that hold a comma or a line break into quotes",
-                )
-            yield Row(dict(zip(header, cells, strict=True)), Origin(source, reader.line_num))
-    except csv.Error as failure:
-        raise DataError(f"{source}:{reader.line_num}: {failure}.") from None
+def _csv(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
+    csv.field_size_limit(min(bytes_in.LONGEST, sys.maxsize))
+
+    def lines() -> Iterator[str]:
+        for _, line in bytes_in.lines(path, encoding, ends=True):
+            if isinstance(line, bytes_in.Undecodable):
+                raise line  # a cell may go on over lines, so what follows cannot be trusted
+            yield line
+
+    numbered = lines()
+    first = next(numbered, "")
+    delimiter = max(_DELIMITERS, key=first.count)
+    reader = csv.reader(_before(first, numbered), delimiter=delimiter, strict=True)
+    header = [name.strip() for name in next(reader, [])]
+    twice = {name for name in header if header.count(name) > 1}
+    if twice:
+        reason = f"the column {sorted(twice)[0]!r} stands twice in the header"
+        yield Fault(Origin(str(path), 1), reason, "one name for each column", rest=True)
+        return
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as wrong:
+            # Behind an open quote nothing can be trusted.
+            wanted = "quotes that close; a quote inside a cell is written twice"
+            yield Fault(Origin(str(path), start), str(wrong), wanted, rest=True)
+            return
+        origin = Origin(str(path), start)
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            reason = f"{len(cells)} cells, but {len(header)} columns"
+            yield Fault(
+                origin, reason, "cells with a separator or line break in them stand in quotes"
+            )
+        else:
+            yield Row(dict(zip(header, cells, strict=True)), origin)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _before(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _parquet(path: Path) -> Iterator[Row | Fault]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(1000):
-            for fields in batch.to_pylist():
-                number += 1
-                yield Row(fields, Origin(str(path), number))
+        yield from _batches(pyarrow.parquet.ParquetFile(path).iter_batches(1000), path)
     except (pyarrow.ArrowException, OSError) as failure:
         raise DataError(f"{path} is no readable Parquet file: {failure}") from None
 
 
-def _documents(text: str, source: str) -> Iterator[Row]:
-    start, lines = 1, text.splitlines(keepends=True)
+def _arrow_file(path: Path) -> Iterator[Row | Fault]:
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(path)) as file:
+            try:
+                reader = pyarrow.ipc.open_stream(file)
+                yield from _batches(iter(reader), path)
+            except pyarrow.ArrowInvalid:
+                table = pyarrow.ipc.open_file(file)
+                every = (table.get_batch(at) for at in range(table.num_record_batches))
+                yield from _batches(every, path)
+    except (pyarrow.ArrowException, OSError) as failure:
+        raise DataError(f"{path} is no readable Arrow file: {failure}") from None
+
+
+def _batches(batches: Iterator[Any], path: Path) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        for fields in batch.to_pylist():
+            number += 1
+            yield Row(fields, Origin(str(path), number))
+
+
+def _documents(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
+    start, number = 1, 0
     held: list[str] = []
-    for number, line in enumerate([*lines, END_OF_TEXT], 1):
-        if line.strip() == END_OF_TEXT:
-            document = "".join(held).strip("\n")
-            if document.strip():
-                yield Row({"text": document}, Origin(source, start))
+    for number, line in bytes_in.lines(path, encoding):
+        if isinstance(line, bytes_in.Undecodable):
+            yield Fault(Origin(str(path), number), str(line), hint=bytes_in.recode_hint(path))
+        elif line.strip() == END_OF_TEXT:
+            yield from _document(held, path, start)
             held, start = [], number + 1
         else:
             held.append(line)
+    yield from _document(held, path, start)
 
 
-def _saved(path: Path, split: str) -> Iterator[Row]:
+def _document(lines: list[str], path: Path, start: int) -> Iterator[Row]:
+    text = "\n".join(lines).strip("\n")
+    if text.strip():
+        yield Row({"text": text}, Origin(str(path), start))
+
+
+def _saved(path: Path, split: str) -> Iterator[Row | Fault]:
     import datasets
 
     try:
@@ -197,7 +266,7 @@ def _saved(path: Path, split: str) -> Iterator[Row]:
     return _arrow(found, str(path), split)
 
 
-def _hub(name: str, split: str) -> Iterator[Row]:
+def _hub(name: str, split: str) -> Iterator[Row | Fault]:
     import datasets
 
     try:
@@ -211,7 +280,7 @@ def _hub(name: str, split: str) -> Iterator[Row]:
     return _arrow(found, name, split)
 
 
-def _arrow(found: Any, source: str, split: str) -> Iterator[Row]:
+def _arrow(found: Any, source: str, split: str) -> Iterator[Row | Fault]:
     if hasattr(found, "keys"):
         if split not in found:
             raise DataError(
@@ -226,12 +295,8 @@ def _arrow(found: Any, source: str, split: str) -> Iterator[Row]:
 
 def _missing(path: Path) -> DataError:
     folder = path.parent
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, 1)
-    hint = f"{folder / close[0]}" if close else ""
+    # By their stems: every .jsonl resembles every other one.
+    names = {p.name.split(".")[0]: p.name for p in folder.iterdir()} if folder.is_dir() else {}
+    close = difflib.get_close_matches(path.name.split(".")[0], names, 1)
+    hint = f"{folder / names[close[0]]}" if close else ""
     return DataError(f"There is no file {str(path)!r}.", expected="a file or folder", hint=hint)
-
-
-def _excerpt(line: str, column: Any) -> str:
-    at = column - 1 if isinstance(column, int) else 0
-    return repr(line[max(0, at - 20) : at + 20])
