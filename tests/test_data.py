@@ -10,7 +10,7 @@ import pytest
 
 from tunesmith.data.formats import to_examples
 from tunesmith.data.overlap import find_overlaps
-from tunesmith.data.readers import read_rows
+from tunesmith.data.readers import Row, read_rows
 from tunesmith.data.select import select
 from tunesmith.errors import DataError
 from tunesmith.tasks.units import UnitsTask
@@ -127,7 +127,7 @@ def test_layouts(tmp_path: Path, fields: dict, texts: list[str]) -> None:
         ({"messages": []}, "no list of turns"),
         ({"messages": [{"role": "wizard", "content": "a"}]}, "role 'wizard'"),
         ({"messages": [{"role": "user", "content": "a"}]}, "no turn of the assistant"),
-        ({"instruction": "a", "output": [1]}, "something else than text"),
+        ({"instruction": "a", "output": [1]}, "item 1 of 'output' is int"),
     ],
 )
 def test_bad_rows_name_their_line(tmp_path: Path, fields: dict, message: str) -> None:
@@ -135,6 +135,131 @@ def test_bad_rows_name_their_line(tmp_path: Path, fields: dict, message: str) ->
     path.write_text("\n" + json.dumps(fields))
     with pytest.raises(DataError, match=rf"a.jsonl:2: .*{message}"):
         to_examples(read(path))
+
+
+CALL = {"name": "price", "arguments": {"symbol": "AAPL", "days": 3}}
+ASKED = [{"role": "user", "content": "a"}]
+ANSWERED = [{"role": "assistant", "content": "b"}]
+
+
+def one(fields: dict) -> Example:
+    _, [example] = to_examples([Row(fields, Origin("a.jsonl", 1))])
+    return example
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": ASKED, "chosen": ANSWERED, "rejected": "c"},
+        {"prompt": ASKED, "chosen": ASKED + ANSWERED, "rejected": "c"},
+        {
+            "chosen": ASKED + ANSWERED,
+            "rejected": [*ASKED, {"role": "assistant", "content": "c"}],
+        },
+        {"input": {"messages": ASKED}, "preferred_output": ANSWERED, "non_preferred_output": "c"},
+        {"prompt": ASKED, "completion": ANSWERED},
+    ],
+)
+def test_of_a_pair_the_chosen_side_is_trained_and_the_other_kept(fields: dict) -> None:
+    example = one(fields)
+    assert [(s.role, s.text, s.weight) for s in example.segments] == [
+        ("user", "a", 0.0),
+        ("assistant", "b", 1.0),
+    ]
+    kept = fields.get("rejected", fields.get("non_preferred_output"))
+    assert example.meta.get("rejected") == kept
+
+
+def test_weights_of_turns_are_kept() -> None:
+    turns = [
+        *ASKED,
+        {**ANSWERED[0], "weight": 0},
+        *ASKED,
+        {**ANSWERED[0], "train": False},
+        *ASKED,
+        {**ANSWERED[0], "weight": 0.5},
+    ]
+    assert [s.weight for s in one({"messages": turns}).segments[1::2]] == [0.0, 0.0, 0.5]
+    for bad in ({**ASKED[0], "weight": 1}, {**ANSWERED[0], "weight": 2}):
+        with pytest.raises(DataError, match="weight"):
+            one({"messages": [bad, *ANSWERED]})
+    with pytest.raises(DataError, match="to be trained"):
+        one({"messages": [*ASKED, {**ANSWERED[0], "weight": 0}]})
+
+
+def test_tool_calls_of_both_spellings_are_the_same() -> None:
+    tools = [{"type": "function", "function": {"name": "price"}}]
+    openai = one(
+        {
+            "messages": [
+                *ASKED,
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {
+                            "type": "function",
+                            "function": {**CALL, "arguments": json.dumps(CALL["arguments"])},
+                        }
+                    ],
+                },
+                {"role": "tool", "content": "7"},
+                *ANSWERED,
+            ],
+            "tools": tools,
+        }
+    )
+    sharegpt = one(
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "function_call", "value": json.dumps(CALL)},
+                {"from": "observation", "value": "7"},
+                {"from": "gpt", "value": "b"},
+            ],
+            "tools": json.dumps([{"name": "price"}]),
+        }
+    )
+    assert openai.segments == sharegpt.segments
+    assert openai.segments[1].extra["tool_calls"][0]["function"] == CALL
+    assert all(segment.extra["tools"] == tools for segment in openai.segments)
+
+
+def test_reasoning_becomes_a_think_block() -> None:
+    turn = {**ANSWERED[0], "reasoning_content": "hm"}
+    assert one({"messages": [*ASKED, turn]}).segments[1].text == "<think>\nhm\n</think>\n\nb"
+
+
+def test_parts_of_text_are_joined_and_pictures_refused() -> None:
+    parts = [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]
+    assert (
+        one({"messages": [{"role": "user", "content": parts}, *ANSWERED]}).segments[0].text == "xy"
+    )
+    picture = {"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}
+    with pytest.raises(DataError, match="image_url"):
+        one({"messages": [picture, *ANSWERED]})
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion"])
+def test_a_lone_surrogate_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r"'\\ud83d'"):
+        one({**PAIR, name: "x \ud83d"})
+
+
+def test_an_instruction_may_have_several_instances() -> None:
+    row = {"instruction": "add", "instances": [{"input": "1", "output": "2"}, {"output": "3"}]}
+    _, examples = to_examples([Row(row, Origin("a", 1))])
+    assert [[s.text for s in e.segments] for e in examples] == [["add\n\n1", "2"], ["add", "3"]]
+
+
+def test_columns_may_be_paths_and_templates() -> None:
+    row = Row({"q": {"text": "2+2?", "of": ["3", "4"]}, "a": "4"}, Origin("a", 1))
+    columns = {"prompt": "{q.text} Choose: {q.of}", "completion": "a"}
+    _, [example] = to_examples([row], columns)
+    assert [s.text for s in example.segments] == ["2+2? Choose: 3\n4", "4"]
+    with pytest.raises(DataError, match=r"no field 'q\.txt'"):
+        to_examples([row], {"prompt": "{q.txt}", "completion": "a"})
 
 
 def test_columns_rename_fields(tmp_path: Path) -> None:
