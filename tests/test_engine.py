@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.errors import UsageError
+from tunesmith.generate import sampling as sampling_module
 from tunesmith.generate.engine import Engine
 from tunesmith.generate.reference import generate_one
 from tunesmith.generate.requests import Request, Sampling, attempt_seed
@@ -86,6 +88,8 @@ def test_cancellation_yields_nothing_more() -> None:
 
 def test_a_prompt_that_fills_the_model_is_refused() -> None:
     request = Request("long", tuple([5] * 256), Sampling(4))
+    with pytest.raises(UsageError, match="'x' has an empty prompt"):
+        list(Engine(tiny_model("llama"), decode, STOP).run([Request("x", (), Sampling(4))]))
     with pytest.raises(UsageError, match="256 tokens"):
         list(Engine(tiny_model("llama"), decode, STOP).run([request]))
 
@@ -107,9 +111,9 @@ def test_uniform_is_a_function_of_seed_and_step(seed: int, step: int) -> None:
 
 @given(
     st.floats(0.1, 3),
-    st.floats(0.05, 1),
+    st.just(1.0) | st.floats(0.05, 1),
     st.integers(0, 12),
-    st.floats(0, 0.5),
+    st.just(0.0) | st.floats(0, 0.5),
     st.integers(0, 10_000),
 )
 def test_filters_keep_the_likeliest(
@@ -118,11 +122,44 @@ def test_filters_keep_the_likeliest(
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 10, generator=generator)
     kept, tokens = filtered(logits, Sampling(1, temperature, top_p, top_k, min_p))
-    assert torch.allclose(kept.sum(-1), torch.ones(2, dtype=torch.float64))
-    assert (kept[:, 0] > 0).all()
-    assert torch.equal(tokens[:, 0], logits.argmax(-1))
-    if top_k:
-        assert int((kept > 0).sum(-1).max()) <= top_k
+    for row in range(2):
+        found = dict(zip(tokens[row].tolist(), kept[row].tolist(), strict=True))
+        wanted = kept_by_hand(logits[row].tolist(), temperature, top_p, top_k, min_p)
+        assert {token for token, p in found.items() if p > 0} == set(wanted)
+        assert all(abs(found[token] - p) < 1e-5 for token, p in wanted.items())
+
+
+def kept_by_hand(
+    logits: list[float], temperature: float, top_p: float, top_k: int, min_p: float
+) -> dict[int, float]:
+    """Return what may be drawn and how likely, by the definitions, one token after the other."""
+    order = sorted(range(len(logits)), key=lambda token: -logits[token])[: top_k or None]
+    weights = [math.exp((logits[token] - max(logits)) / temperature) for token in order]
+    shares = [weight / sum(weights) for weight in weights]
+    left = [n for n in range(len(order)) if top_p >= 1 or sum(shares[:n]) < top_p]
+    left = [n for n in left if shares[n] >= min_p * shares[0]]
+    total = sum(shares[n] for n in left)
+    return {order[n]: shares[n] / total for n in left}
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.999}])
+def test_a_target_above_the_rounded_sum_draws_a_possible_token(settings: dict) -> None:
+    logits = torch.full((1, 50_000), 0.0)
+    logits[0, 40_000:] = float("-inf")
+    sampling = Sampling(1, 1.0, **settings)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampling_module, "uniform", lambda *_: torch.tensor([1.5]).double())
+        seed = torch.zeros(1, dtype=torch.int64)
+        assert int(choose(logits, [sampling], seed, seed)[0]) < 40_000
+
+
+def test_soft_capped_scores_are_those_of_the_model() -> None:
+    model = tiny_model("gemma2", attn_logit_softcapping=0.05)
+    requests = make_requests(3)
+    made = {c.key: c for c in Engine(model, decode, STOP).run(requests)}
+    assert made == {r.key: generate_one(model, r, decode, STOP) for r in requests}
+    uncapped = tiny_model("gemma2", attn_logit_softcapping=None)
+    assert made != {c.key: c for c in Engine(uncapped, decode, STOP).run(requests)}
 
 
 def test_samples_follow_the_distribution() -> None:

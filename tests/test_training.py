@@ -50,9 +50,21 @@ def gradients(model, rows, *, packing: bool):
     }
 
 
+def test_packed_equals_unpacked_where_soft_caps_bite() -> None:
+    compare_packed(tiny_model("gemma2", attn_logit_softcapping=0.05))
+    loose, _ = gradients(tiny_model("gemma2"), make_rows(5), packing=True)
+    tight, _ = gradients(
+        tiny_model("gemma2", attn_logit_softcapping=0.05), make_rows(5), packing=True
+    )
+    assert loose != pytest.approx(tight, rel=1e-4)
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_packed_equals_unpacked(arch: str) -> None:
-    model = tiny_model(arch)
+    compare_packed(tiny_model(arch))
+
+
+def compare_packed(model) -> None:
     rows = make_rows(5)
     packed_loss, packed_grads = gradients(model, rows, packing=True)
     loss, grads = gradients(model, rows, packing=False)
@@ -61,6 +73,21 @@ def test_packed_equals_unpacked(arch: str) -> None:
     for name, gradient in grads.items():
         scale = max(1.0, float(gradient.abs().max()))
         assert torch.allclose(packed_grads[name], gradient, atol=2e-5 * scale), name
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_attention_dropout_acts_in_training_only(arch: str) -> None:
+    model = tiny_model(arch, attention_dropout=0.5)
+    rows = make_rows(3)
+
+    def twice() -> list[float]:
+        return [gradients(model, rows, packing=True)[0] for _ in range(2)]
+
+    first, second = twice()
+    assert first == second
+    model.train()
+    first, second = twice()
+    assert first != second
 
 
 def test_packed_rows_under_gradient_checkpointing() -> None:
@@ -107,6 +134,15 @@ def test_one_by_eight_equals_four_by_two() -> None:
         for name, value in weights.items():
             assert torch.allclose(value, runs[0][1][name], atol=2e-3), name
     assert runs[0][0][-1] < runs[0][0][0]
+
+
+def test_dropout_follows_from_seed_and_step_alone() -> None:
+    runs = []
+    for noise in (1, 2):
+        model = tiny_model("llama", attention_dropout=0.3).train()
+        torch.manual_seed(noise)
+        runs.append(train_losses(model, make_rows(8), Settings(1e-2), 3))
+    assert runs[0] == runs[1]
 
 
 def test_non_finite_loss_stops_before_the_update() -> None:
