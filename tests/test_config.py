@@ -20,7 +20,7 @@ from tunesmith.config.schema import (
     Options,
     SampleOptions,
 )
-from tunesmith.config.schema_data import ShowOptions
+from tunesmith.config.schema_data import ShowOptions, ValidateOptions
 from tunesmith.errors import UsageError
 from tunesmith.tasks.registry import task_names
 
@@ -134,18 +134,24 @@ def test_epochs_that_are_given_put_the_steps_of_a_preset_back() -> None:
     assert "num_epochs" not in options.sources
 
 
+ALIASED = (FineTuningConfig, SampleOptions, ValidateOptions)
+"""Classes that between them have every setting with another name."""
+
+
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
 def test_every_alias_sets_its_setting(alias: str, name: str) -> None:
     value = {"lora": True, "dataset": ["a.jsonl"], "save_steps": "epoch", "output": "o.jsonl"}
     chosen = value.get(name, "12")
-    kind = SampleOptions if name == "output" else FineTuningConfig
+    kind = next(k for k in ALIASED if name in k.model_fields)
+    needed = {"dataset": ["a"]} if kind is ValidateOptions else {}
+    chosen = True if name == "json_output" else chosen
     for spelled in (alias, alias.replace("_", "-")):
-        options = resolve(kind, {spelled: chosen}).options
+        options = resolve(kind, {spelled: chosen, **needed}).options
         assert str(getattr(options, name)).rstrip("0").rstrip(".") == str(chosen)
 
 
 def test_alias_targets_and_rivals_exist() -> None:
-    known = {*FineTuningConfig.model_fields, *SampleOptions.model_fields}
+    known = {name for kind in ALIASED for name in kind.model_fields}
     assert {*ALIASES.values(), *RIVALS, *(name for name, _ in SWITCHES.values())} <= known
     assert not known & {*ALIASES, *SWITCHES}
 

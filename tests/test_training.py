@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny_models import ARCHITECTURES, tiny_model
-from tunesmith.errors import TrainingError
+from tunesmith.errors import ModelError, TrainingError
 from tunesmith.models.adapters import add_lora, recompute_activations
 from tunesmith.train.batches import Plan, epoch_order, make_plan, pack
 from tunesmith.train.loop import Ledger, Settings, State, fit, make_optimizer
@@ -143,6 +143,46 @@ def test_dropout_follows_from_seed_and_step_alone() -> None:
         torch.manual_seed(noise)
         runs.append(train_losses(model, make_rows(8), Settings(1e-2), 3))
     assert runs[0] == runs[1]
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = tiny_model("gpt2")
+    optimizer = make_optimizer(model, Settings(1e-2, weight_decay=0.1))
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        plain = name.endswith("bias") or ".ln_" in name
+        assert decays[id(parameter)] == (0.0 if plain else 0.1), name
+
+
+@pytest.mark.parametrize(("limit", "clipped"), [(0.01, True), (0.0, False), (1e9, False)])
+def test_gradients_are_clipped_to_the_norm(limit: float, clipped: bool) -> None:
+    model = tiny_model("llama")
+    settings = Settings(1e-2, max_grad_norm=limit)
+    state = State(model, make_optimizer(model, settings))
+    found = []
+
+    def look(*_: object) -> None:
+        norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        found.append(float(torch.stack(norms).norm()))
+
+    state.optimizer.register_step_pre_hook(look)
+    [result] = fit(state, make_rows(4), Plan(4, 4, 1, 0), settings, Accelerator(cpu=True))
+    assert result.grad_norm > 0.02
+    assert found[0] == pytest.approx(0.01 if clipped else result.grad_norm, rel=1e-3)
+
+
+def test_losses_are_measured_without_dropout_and_leave_the_mode() -> None:
+    model = tiny_model("llama", attention_dropout=0.5)
+    rows = make_rows(4)
+    calm = row_losses(model, rows, CPU, 64)
+    assert not model.training
+    assert row_losses(model.train(), rows, CPU, 64) == calm
+    assert model.training
+
+
+def test_one_lora_target_that_matches_nothing_is_an_error() -> None:
+    with pytest.raises(ModelError, match="do not all match"):
+        add_lora(tiny_model("llama"), rank=4, alpha=8, targets=["q_proj", "no_such_layer"])
 
 
 def test_non_finite_loss_stops_before_the_update() -> None:

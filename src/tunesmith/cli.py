@@ -58,6 +58,12 @@ VERBS = {
     "report": Verb(
         "write the page of a run or recipe", "schema.ReportOptions", "report", ("folder",)
     ),
+    "data validate": Verb(
+        "judge every row: refused, odd, repeated, too long",
+        "schema_data.ValidateOptions",
+        "validate",
+        ("dataset",),
+    ),
     "data show": Verb(
         "show rows with their trained tokens marked",
         "schema_data.ShowOptions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,11 +208,16 @@ def _shaped(kind: type[Options], name: str, value: Any, place: str, faults: list
             return [part for word in words for part in str(word).split(",") if part]
         return words
     if fields.is_mapping(kind, name) and isinstance(value, str):
-        pairs = [part.partition("=") for part in value.split(",")]
-        wrong = [key + middle + inner for key, middle, inner in pairs if not (key and inner)]
+        # A template may hold commas, so only one before the next name separates.
+        pairs = [part.partition("=") for part in re.split(r",(?=\s*\w+=)", value)]
+        wrong = [
+            key + middle + inner
+            for key, middle, inner in pairs
+            if not (key and inner) or ("," in inner and "{" not in inner)
+        ]
         if wrong:
             faults.append(f"{place}: {wrong[0]!r} is not of the form name=value")
-        return {key: inner for key, _, inner in pairs}
+        return {key.strip(): inner for key, _, inner in pairs}
     return value
 
 

@@ -91,6 +91,7 @@ ALIASES: Mapping[str, str] = {
     "use_lora": "lora",
     "use_peft": "lora",
     "lora_r": "lora_rank",
+    "json": "json_output",
 }
 """Other names of a setting, in YAML and on the command line alike."""
 

@@ -22,13 +22,18 @@ class Options(BaseModel):
     )
 
 
-class ModelOptions(Options):
+class TokenizerOptions(Options):
+    """Chat template"""
+
+    chat_template: str = "auto"
+    """auto (the model's own, else plain), plain, instruction, a Jinja file, or the template."""
+
+
+class ModelOptions(TokenizerOptions):
     """Model"""
 
     model: str = "tunesmith/tiny"
     """Weights, an adapter, a run folder, a folder of runs, or a hub name."""
-    chat_template: str = "auto"
-    """auto (the model's own, else plain), plain, instruction, a Jinja file, or the template."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; auto is bfloat16 on a GPU that has it, float32 elsewhere."""
     device: str = "auto"
@@ -58,7 +63,9 @@ class DataOptions(Options):
     dataset_test_split: str | None = None
     """Split to hold out, such as validation."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Names of fields: prompt=Frage,completion=Antwort."""
+    """Names of fields: prompt=Frage,completion=Antwort; also a.b or a template of {fields}."""
+    encoding: str | None = None
+    """Encoding of text files that are not UTF-8, such as windows-1252."""
     validation_split: float = Field(default=0.1, ge=0, lt=1)
     """Share held out (seeded, equal prompts on one side) when nothing else is."""
     max_rows: int | None = Field(default=None, ge=1)

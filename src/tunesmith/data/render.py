@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesmith.data.chats import TOOLS
 from tunesmith.errors import ContractError, UsageError
 from tunesmith.types import Encoded, Example, Segment
 
@@ -254,11 +256,16 @@ class Renderer:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _text(self, messages: Sequence[Segment], add_generation_prompt: bool) -> str:
-        turns = [{"role": s.role, "content": s.text, **dict(s.extra)} for s in messages]
+        turns = [
+            {"role": s.role, "content": s.text, **{k: v for k, v in s.extra.items() if k != TOOLS}}
+            for s in messages
+        ]
+        tools = messages[0].extra.get(TOOLS) if messages else None
         try:
             return str(
                 self._tokenizer.apply_chat_template(
                     turns,
+                    tools=tools,
                     chat_template=self.template,
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
@@ -280,8 +287,11 @@ class Renderer:
             for number, segment in enumerate(messages, 1):
                 answer = segment.role == "assistant"
                 text = self._text(messages[:number], False) if answer else whole
-                if segment.text.strip() not in text:
+                if not any(form in text for form in _forms(segment)):
                     return f"the template loses turn {number} ({segment.role})"
+                lost = _lost_call(segment, text)
+                if lost:
+                    return f"the template loses the tool call in turn {number} ({lost})"
         except ContractError as refusal:
             return refusal.found
         return None
@@ -332,6 +342,40 @@ def _adds_bos(tokenizer: Tokenizer) -> bool:
     """Say whether the tokenizer begins a text with BOS by itself."""
     ids = list(tokenizer("a")["input_ids"])
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+
+
+def _forms(segment: Segment) -> tuple[str, ...]:
+    """Return the forms in which a render may show a turn's text: tool results also as JSON."""
+    text = segment.text.strip()
+    if segment.role != "tool":
+        return (text,)
+    written = (json.dumps(segment.text, ensure_ascii=ascii_) for ascii_ in (False, True))
+    return (text, *(form.strip('"') for form in written))
+
+
+def _lost_call(segment: Segment, text: str) -> str | None:
+    """Name a part of a turn's tool calls that a render does not hold."""
+    for call in segment.extra.get("tool_calls", ()):
+        function = call["function"]
+        for part in (function["name"], *_leaves(function["arguments"])):
+            written = json.dumps(part, ensure_ascii=False)
+            forms = (str(part), written.strip('"'), json.dumps(part).strip('"'))
+            if not any(form in text for form in forms):
+                return repr(part)
+    return None
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the names and the plain values of a nested argument."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield key
+            yield from _leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner)
+    else:
+        yield value
 
 
 def _without_oldest(turns: list[tuple[int, Segment]]) -> list[tuple[int, Segment]]:

@@ -133,6 +133,45 @@ def load(
     return LoadedModel(model, tokenizer, ref, chosen, wanted)
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedTokenizer:
+    """A model's tokenizer without its weights."""
+
+    tokenizer: Any
+    described: str
+    max_positions: int | None
+    """The longest sequence of its model, where a config.json says so."""
+    eos_ids: tuple[int, ...]
+
+
+def load_tokenizer(name: str) -> LoadedTokenizer:
+    """Load a tokenizer from a model, an adapter, a run, or a folder that holds nothing else."""
+    path = Path(name)
+    bare = (path / "tokenizer.json").is_file() and not (path / "config.json").is_file()
+    if bare and not (path / "adapter_config.json").is_file():
+        ref = ModelRef(str(path), None, f"tokenizer {path}")
+    else:
+        ref = resolve_model(name)
+        _check_network(ref)
+    from transformers import AutoTokenizer, GenerationConfig
+
+    try:
+        tokenizer = _tokenizer(AutoTokenizer, ref)
+    except Exception as failure:  # transformers raises many kinds, all of them about this folder
+        reason = str(failure).strip().splitlines()[0] if str(failure).strip() else repr(failure)
+        raise ModelError(
+            f"The tokenizer of {ref.described} cannot be loaded: {reason}",
+            expected="tokenizer.json and tokenizer_config.json",
+        ) from None
+    positions, eos = None, None
+    if (Path(ref.path) / "config.json").is_file():
+        positions = _json(Path(ref.path) / "config.json").get("max_position_embeddings")
+    if (Path(ref.path) / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(ref.path).eos_token_id
+    ids = () if eos is None else tuple(eos) if isinstance(eos, Sequence) else (int(eos),)
+    return LoadedTokenizer(tokenizer, ref.described, positions, ids)
+
+
 def _tokenizer(auto: Any, ref: ModelRef) -> Any:
     own = ref.adapter if ref.adapter and (Path(ref.adapter) / "tokenizer.json").is_file() else None
     return auto.from_pretrained(own or ref.path, trust_remote_code=False)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from tunesmith.config.schema import ModelOptions
+from tunesmith.config.schema import ModelOptions, TokenizerOptions
+from tunesmith.errors import UsageError
 from tunesmith.workflows import console
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
     from tunesmith.models.load import LoadedModel
+
+
+DEFAULT_LENGTH = 2048
 
 
 def open_model(options: ModelOptions, *, trainable: bool = False) -> tuple[LoadedModel, Renderer]:
@@ -26,6 +30,29 @@ def open_model(options: ModelOptions, *, trainable: bool = False) -> tuple[Loade
     if renderer.form in ("plain", "instruction") and options.chat_template == "auto":
         console.say("The model brings no chat template; a plain form of its own tokens is used.")
     return loaded, renderer
+
+
+def open_renderer(
+    options: TokenizerOptions, model: str, max_length: int | None
+) -> tuple[Renderer, int]:
+    """Load a tokenizer alone; return its renderer and the length that rows may have."""
+    _quiet()
+    from tunesmith.data.render import Renderer
+    from tunesmith.models.load import load_tokenizer
+
+    loaded = load_tokenizer(model)
+    renderer = Renderer(loaded.tokenizer, options.chat_template, loaded.eos_ids)
+    limit = min(max_length or DEFAULT_LENGTH, loaded.max_positions or max_length or DEFAULT_LENGTH)
+    if max_length is not None and max_length > limit:
+        raise UsageError(
+            f"--max-length {max_length} is more than the {limit} positions of this model.",
+            hint=f"--max-length {limit}",
+        )
+    console.say(
+        f"Tokenizer: {loaded.described}; chat template: {renderer.form}; "
+        f"at most {limit:,} tokens a row."
+    )
+    return renderer, limit
 
 
 def weights_fingerprint(loaded: LoadedModel) -> str:

@@ -101,10 +101,10 @@ def _read(
     split: str,
     by_example: dict[str, Problem],
 ) -> list[Example]:
-    from tunesmith.data.formats import to_examples
+    from tunesmith.data.formats import rename, to_examples
     from tunesmith.data.readers import read_rows
 
-    rows = list(read_rows(source, split=split, max_rows=config.max_rows))
+    rows = list(read_rows(source, split=split, max_rows=config.max_rows, encoding=config.encoding))
     if isinstance(task, GradedTask) and task.name == "maths" and "question" in rows[0].fields:
         problems = task.problems(split, limit=config.max_rows, source=source)
         examples = [task.answer_example(problem) for problem in problems]
@@ -114,5 +114,7 @@ def _read(
         console.say(f"{source}: {len(examples)} questions with worked answers.")
         return examples
     layout, examples = to_examples(rows, config.columns)
-    console.say(f"{source}: {len(examples)} rows, read as {layout.name}.")
+    unused = ", ".join(layout.unused(rename(rows[0].fields, config.columns)))
+    note = f" Fields that are not used: {unused}." if unused else ""
+    console.say(f"{source}: {len(examples)} rows, read as {layout.name}.{note}")
     return examples

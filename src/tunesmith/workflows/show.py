@@ -10,7 +10,7 @@ from rich.text import Text
 from tunesmith.config.load import Resolved
 from tunesmith.config.schema_data import ShowOptions
 from tunesmith.workflows import console
-from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.opening import open_renderer
 
 
 def command(resolved: Resolved[ShowOptions]) -> int:
@@ -20,18 +20,26 @@ def command(resolved: Resolved[ShowOptions]) -> int:
     from tunesmith.data.show import marked, spans, summary
 
     options = resolved.options
-    # Files first: a mistyped name should not wait for a model.
+    # Files first: a mistyped name should not wait for a tokenizer.
     found = [
-        (source, *to_examples(list(read_rows(source, max_rows=options.rows)), options.columns))
+        (
+            source,
+            *to_examples(
+                read_rows(
+                    source, split=options.split, max_rows=options.rows, encoding=options.encoding
+                ),
+                options.columns,
+            ),
+        )
         for source in options.dataset
     ]
-    _, renderer = open_model(options)
+    renderer, limit = open_renderer(options, options.model, options.max_length)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     out = Console(force_terminal=color, no_color=not color, highlight=False, soft_wrap=True)
     for source, layout, examples in found:
         console.say(f"{source}: {layout.name}, shown as task {options.task} would train on it.")
         for example in examples:
-            rendered = renderer.encode(example, options.max_length)
+            rendered = renderer.encode(example, limit)
             if rendered.refused:
                 out.print(Text(f"{example.origin}: refused, {rendered.refused}"))
             for row in rendered.rows:

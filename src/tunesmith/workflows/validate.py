@@ -1,0 +1,202 @@
+"""``tunesmith data validate``: every row accepted or refused, with its place and the reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.load import Resolved
+from tunesmith.config.schema_data import ValidateOptions
+from tunesmith.errors import DataError, UsageError
+from tunesmith.workflows import console
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.data.validate import Checker, Judgement
+    from tunesmith.types import Example
+
+REFUSED = 3
+"""Exit code when more rows are refused than allowed."""
+
+
+def command(resolved: Resolved[ValidateOptions]) -> int:
+    """Handle ``tunesmith data validate``."""
+    options = resolved.options
+    judged = validate(options)
+    if options.json_output:
+        print(json.dumps([one.to_json() for one in judged], ensure_ascii=False, indent=2))
+    refused = sum(one.refused for one in judged)
+    whole = refused + sum(one.accepted for one in judged)
+    broken = [one.source for one in judged if one.cut_short]
+    if broken:
+        console.warn(f"{', '.join(broken)} could not be read to the end")
+    return REFUSED if broken or refused > options.allow_refused * whole else 0
+
+
+def validate(options: ValidateOptions) -> list[Judgement]:
+    """Judge every source and print what was found."""
+    from tunesmith.data.validate import Checker, Judgement
+
+    if options.fix and len(options.dataset) > 1:
+        raise UsageError("--fix takes one source at a time.", hint="run it once for each file")
+    renderer: Renderer | None = None
+    limit = options.max_length or 0
+    opened = [(source, _open(source, options)) for source in options.dataset]
+    if options.model is not None:
+        from tunesmith.workflows.opening import open_renderer
+
+        renderer, limit = open_renderer(options, options.model, options.max_length)
+    judged = []
+    for source, examples in opened:
+        judgement = Judgement(source)
+        judgement.layout = examples.layout.name if examples.layout else ""
+        judgement.unused = examples.unused
+        checker = Checker(judgement, renderer, limit, options.task)
+        if options.fix:
+            _fix(examples, checker, judgement, Path(options.fix))
+        else:
+            for _ in _checked(examples, checker, judgement):
+                pass
+        _compare_with_tests(source, options, judgement)
+        _show(judgement, limit if renderer else None)
+        judged.append(judgement)
+    return judged
+
+
+def _open(source: str, options: ValidateOptions) -> Any:
+    from tunesmith.data.formats import Examples
+    from tunesmith.data.readers import scan
+
+    found = scan(source, split=options.split, encoding=options.encoding)
+    return Examples(islice(found, options.max_rows), options.columns)
+
+
+def _checked(
+    examples: Iterable[Any], checker: Checker, judgement: Judgement
+) -> Iterator[tuple[Any, bool]]:
+    """Yield every example and fault with whether it was accepted."""
+    from tunesmith.data.readers import Fault
+
+    with console.bar("reading", 0) as bar:
+        for item in examples:
+            if isinstance(item, Fault):
+                judgement.refuse(item)
+                yield item, False
+            else:
+                fault = checker.check(item)
+                yield (item, True) if fault is None else (fault, False)
+            bar.advance(1, f"{judgement.refused} refused")
+
+
+def _fix(examples: Any, checker: Checker, judgement: Judgement, target: Path) -> None:
+    """Write accepted rows, corrected, to ``target`` and the rejects beside it."""
+    from tunesmith.data.readers import Fault
+    from tunesmith.data.validate import corrected
+    from tunesmith.data.writers import example_fields, json_line, write_rows
+    from tunesmith.storage import whole_file
+
+    rejects = target.with_name(f"{target.stem}-rejects.jsonl")
+    counts = judgement.corrections
+
+    def mended() -> Iterator[Any]:
+        for item in examples:
+            yield item if isinstance(item, Fault) else corrected(item, counts)
+
+    def kept() -> Iterator[dict[str, Any]]:
+        with whole_file(rejects) as refused:
+            again = mended()
+            seen = _Repeats(again, checker, judgement)
+            for item, accepted in _checked(seen, checker, judgement):
+                if accepted:
+                    yield {
+                        **example_fields(item),
+                        **({"meta": dict(item.meta)} if item.meta else {}),
+                    }
+                else:
+                    place = {"source": item.origin.source, "line": item.origin.line}
+                    refused.write(json_line({**place, "reason": item.reason}))
+
+    written = write_rows(target, kept())
+    console.say(f"Corrected copy: {target} ({written:,} rows). Rejects: {rejects}")
+
+
+class _Repeats:
+    """Passes examples on, leaving out exact repetitions of accepted ones, counted."""
+
+    def __init__(self, items: Iterable[Any], checker: Checker, judgement: Judgement) -> None:
+        self._items, self._checker, self._judgement = items, checker, judgement
+
+    def __iter__(self) -> Iterator[Any]:
+        from tunesmith.data.readers import Fault
+
+        for item in self._items:
+            if not isinstance(item, Fault) and self._checker.is_repeated(item):
+                self._judgement.corrections["exact duplicates left out"] += 1
+                continue
+            yield item
+
+
+def _compare_with_tests(source: str, options: ValidateOptions, judgement: Judgement) -> None:
+    """Warn of rows that hold a test question."""
+    if not options.against:
+        return
+    from tunesmith.data.overlap import find_overlaps
+    from tunesmith.data.readers import Fault
+    from tunesmith.types import Problem
+
+    tests, problems = _open(options.against, options), []
+    for item in tests:
+        if isinstance(item, Fault):
+            raise item.error()
+        asked = tuple(s for s in item.segments if s.role == "user") or item.segments
+        problems.append(Problem(str(item.origin), "test", asked, ""))
+    if not problems:
+        raise DataError(f"{options.against} holds no questions.", expected="at least one row")
+    examples: list[Example] = [e for e in _open(source, options) if not isinstance(e, Fault)]
+    for overlap in find_overlaps(examples, problems):
+        kind = judgement.warnings.setdefault(f"holds a question of {options.against}", _kind())
+        kind.add(f"{overlap.origin} = {overlap.problem_id}")
+
+
+def _kind() -> Any:
+    from tunesmith.data.validate import Kind
+
+    return Kind()
+
+
+def _short(places: list[str]) -> list[str]:
+    """Return places without the name of their file, which stands above the table."""
+    return [re.sub(r"^.*?:(?=\d)", "", place) for place in places]
+
+
+def _show(judgement: Judgement, limit: int | None) -> None:
+    """Print a summary: counts, reasons, warnings, lengths."""
+    total = judgement.accepted + judgement.refused
+    console.title(f"{judgement.source}: {total:,} rows, read as {judgement.layout or 'nothing'}")
+    if judgement.unused:
+        console.say(f"Fields that are not used: {', '.join(judgement.unused)}")
+    console.say(f"Accepted {judgement.accepted:,}, refused {judgement.refused:,}.")
+    for heading, found in (("Refused", judgement.reasons), ("Odd", judgement.warnings)):
+        if found:
+            ranked = sorted(found.items(), key=lambda pair: -pair[1].count)
+            rows = [[what, f"{k.count:,}", "\n".join(_short(k.places))] for what, k in ranked]
+            console.table(heading, ["what", "rows", "first at line"], rows)
+    if judgement.corrections:
+        rows = [[what, f"{count:,}"] for what, count in judgement.corrections.items()]
+        console.table("Corrected", ["what", "times"], rows)
+    lengths = judgement.tokens or judgement.lengths
+    if not lengths.rows:
+        return
+    most = max(lengths.buckets.values())
+    rows = [[name, f"{n:,}", ("█" * round(24 * n / most)).ljust(24)] for name, n in lengths.bars()]
+    console.table(f"Length in {lengths.unit}", [lengths.unit, "rows", ""], rows)
+    mean = lengths.total / lengths.rows
+    over = f", {lengths.over:,} over {limit:,}" if limit and lengths.over else ""
+    console.say(
+        f"Mean {mean:,.0f}, longest {lengths.longest:,} {lengths.unit} "
+        f"at {lengths.longest_at}{over}."
+    )

@@ -1,0 +1,192 @@
+"""``data validate``: every row is accepted or refused, and what is odd is said."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tiny_models import CHATML, tiny_tokenizer
+from tunesmith.cli import main
+from tunesmith.data.readers import Fault, read_rows, scan
+from tunesmith.data.render import Renderer
+from tunesmith.data.validate import Checker, Judgement, Lengths, corrected
+from tunesmith.types import Example, Origin, Segment
+
+GOOD = {"prompt": "How many feet?", "completion": "Three."}
+
+
+def write(path: Path, *lines: object) -> Path:
+    text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
+    path.write_text(text)
+    return path
+
+
+def chat(*turns: tuple[str, str]) -> Example:
+    made = (Segment(role, text, float(role == "assistant")) for role, text in turns)
+    return Example(tuple(made), Origin("c.jsonl", 1))
+
+
+def judged(*examples: Example, renderer: Renderer | None = None, task: str = "custom") -> Judgement:
+    judgement = Judgement("c.jsonl")
+    checker = Checker(judgement, renderer, 150, task)
+    for example in examples:
+        checker.check(example)
+    return judgement
+
+
+def test_every_line_is_accepted_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write(
+        tmp_path / "a.jsonl",
+        GOOD,
+        '{"prompt": "a", "completion": \n',
+        "\n",
+        {"prompt": "b", "completion": ""},
+        [1],
+        {"prompt": "c", "completion": "d", "id": 7},
+    )
+    assert main(["data", "validate", str(path), "--json"]) == 3
+    [found] = json.loads(capsys.readouterr().out)
+    assert (found["accepted"], found["refused"], found["read_to_the_end"]) == (2, 3, True)
+    assert [fault["line"] for fault in found["faults"]] == [2, 4, 5]
+    assert main(["data", "validate", str(path), "--allow-refused", "0.7"]) == 0
+    said = capsys.readouterr().err
+    assert "the field 'completion' is empty" in said
+    assert main(["data", "validate", str(write(tmp_path / "b.jsonl", GOOD))]) == 0
+
+
+def test_what_cannot_be_read_to_the_end_fails_whatever_is_allowed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", '[{"prompt": "a", "completion": "b"}, {"prompt"')
+    [_, fault] = scan(str(path))
+    assert isinstance(fault, Fault)
+    assert fault.rest
+    assert main(["data", "validate", str(path), "--allow-refused", "1"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("example", "what"),
+    [
+        (chat(("user", "a\x07"), ("assistant", "b")), "control characters"),
+        (chat(("user", "a\ufffd"), ("assistant", "b")), "replacement characters"),
+        (chat(("user", "cafÃ©"), ("assistant", "b")), "Windows-1252"),
+        (chat(("user", "a"), ("assistant", "b<|endoftext|>")), "<|endoftext|>"),
+        (chat(("user", "a\\nb"), ("assistant", "c")), "instead of a line break"),
+        (chat(("user", "a"), ("user", "b"), ("assistant", "c")), "two turns of the user"),
+        (chat(("assistant", "a"), ("user", "b"), ("assistant", "c")), "speaks first"),
+        (chat(("user", "a"), ("assistant", "b"), ("user", "c")), "last turn is the user's"),
+        (chat(("user", "a"), ("system", "s"), ("assistant", "b")), "not the first"),
+    ],
+)
+def test_odd_rows_are_named(example: Example, what: str) -> None:
+    fine = chat(("system", "s"), ("user", "hello"), ("assistant", "café – ok"))
+    found = judged(fine, example)
+    assert found.accepted == 2
+    [(said, kind)] = found.warnings.items()
+    assert what in said
+    assert (kind.count, kind.places) == (1, ["c.jsonl:1"])
+
+
+def test_repetitions_and_contradictions_are_counted() -> None:
+    one = chat(("user", "a"), ("assistant", "b"))
+    found = judged(one, chat(("user", " A "), ("assistant", "b")), one)
+    assert found.warnings["an exact duplicate of an earlier row"].count == 2
+    found = judged(one, chat(("user", "a"), ("assistant", "c")))
+    assert list(found.warnings) == ["the same prompt as an earlier row, another answer"]
+
+
+@pytest.mark.parametrize(
+    ("task", "warned"), [("chat", True), ("domain", True), ("instruct", False), ("custom", False)]
+)
+def test_rows_that_do_not_suit_the_task(task: str, warned: bool) -> None:
+    assert bool(judged(chat(("user", "a"), ("assistant", "b")), task=task).warnings) == warned
+
+
+def test_rows_are_held_to_the_contract_of_a_model() -> None:
+    renderer = Renderer(tiny_tokenizer())
+    fine, long = (
+        chat(("user", "a"), ("assistant", "b")),
+        chat(("user", "a"), ("assistant", "b" * 199)),
+    )
+    found = judged(fine, long, renderer=renderer)
+    assert (found.accepted, found.refused) == (1, 1)
+    assert list(found.reasons) == ["… tokens, more than the 150 allowed, in one exchange"]
+    assert found.tokens is not None
+    assert found.tokens.rows == 1
+    deaf = CHATML.replace("m['content']", "('' if m['role'] == 'system' else m['content'])")
+    example = chat(("system", "Be brief."), ("user", "a"), ("assistant", "b"))
+    found = judged(example, renderer=Renderer(tiny_tokenizer(deaf)))
+    assert list(found.reasons) == ["the template loses turn … (system)"]
+
+
+def test_lost_tool_calls_are_refused() -> None:
+    call = {"type": "function", "function": {"name": "price", "arguments": {"of": "AAPL", "n": 3}}}
+    turns = (Segment("user", "a"), Segment("assistant", "", 1.0, {"tool_calls": [call]}))
+    example = Example(turns, Origin("c.jsonl", 1))
+    found = judged(example, renderer=Renderer(tiny_tokenizer()))
+    assert list(found.reasons) == ["the template loses the tool call in turn …"]
+    shows = CHATML.replace(
+        "m['content']", "m['content'] ~ (m['tool_calls'] | default('') | string)"
+    )
+    assert judged(example, renderer=Renderer(tiny_tokenizer(shows))).accepted == 1
+
+
+def test_a_corrected_copy_and_its_rejects(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    turns = [{"from": "human", "value": "a\x07"}, {"from": "gpt", "value": "b"}]
+    path = write(
+        tmp_path / "a.jsonl",
+        {"conversations": [*turns, {"from": "human", "value": "bye"}]},
+        {"conversations": turns},
+        {"conversations": []},
+    )
+    target = tmp_path / "fixed.jsonl"
+    assert main(["data", "validate", str(path), "--fix", str(target)]) == 3
+    [row] = read_rows(str(target))
+    assert row.fields["messages"] == [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    [reject] = read_rows(str(tmp_path / "fixed-rejects.jsonl"))
+    assert (reject.fields["line"], reject.fields["reason"]) == (
+        3,
+        "'conversations' is no list of turns",
+    )
+    said = capsys.readouterr().err
+    for what in ("turns behind the last answer", "control characters removed", "exact duplicates"):
+        assert what in said
+    assert main(["data", "validate", str(target)]) == 0
+
+
+def test_corrections_leave_a_good_row_alone() -> None:
+    counts: Counter[str] = Counter()
+    example = chat(("user", "a\n\tb"), ("assistant", "é"))
+    assert corrected(example, counts) == example
+    assert not counts
+
+
+def test_test_questions_among_the_rows_are_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    asked = "How many feet are there in six meters of rope?"
+    rows = write(tmp_path / "a.jsonl", {"prompt": asked, "completion": "20"}, GOOD)
+    tests = write(tmp_path / "t.jsonl", {"question": asked, "answer": "20"})
+    assert main(["data", "validate", str(rows), "--against", str(tests), "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    [(what, kind)] = found["warnings"].items()
+    assert "holds a question of" in what
+    assert kind["rows"] == 1
+
+
+def test_a_histogram_holds_every_row() -> None:
+    lengths = Lengths("words")
+    for length in (0, 1, 2, 3, 4, 5, 8, 9):
+        lengths.add(length, f"at {length}", 4)
+    assert dict(lengths.bars()) == {
+        "0 to 1": 2,
+        "2 to 2": 1,
+        "3 to 4": 2,
+        "5 to 8": 2,
+        "9 to 16": 1,
+    }
+    assert (lengths.over, lengths.longest_at) == (3, "at 9")
