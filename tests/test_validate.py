@@ -10,9 +10,11 @@ import pytest
 
 from tiny_models import CHATML, tiny_tokenizer
 from tunesmith.cli import main
+from tunesmith.data.formats import Examples
 from tunesmith.data.readers import Fault, read_rows, scan
 from tunesmith.data.render import Renderer
 from tunesmith.data.validate import Checker, Judgement, Lengths, corrected
+from tunesmith.errors import DataError
 from tunesmith.types import Example, Origin, Segment
 
 GOOD = {"prompt": "How many feet?", "completion": "Three."}
@@ -63,6 +65,15 @@ def test_what_cannot_be_read_to_the_end_fails_whatever_is_allowed(tmp_path: Path
     assert isinstance(fault, Fault)
     assert fault.rest
     assert main(["data", "validate", str(path), "--allow-refused", "1"]) == 3
+
+
+def test_a_file_that_breaks_off_is_said_before_its_layout(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", '[\n{"frage": "a"},\n{"frage": "b"},]')
+    with pytest.raises(DataError, match=r"a\.json:3: not valid JSON"):
+        Examples(scan(str(path)))
+    write(path, '[{"frage": "a"}]')
+    with pytest.raises(DataError, match="no known layout"):
+        Examples(scan(str(path)))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def text_of(value: Any, what: str, *, may_be_empty: bool = False) -> str:
     """Return a value that has to be text; raises ``RowFault`` naming ``what`` it is of."""
     if not isinstance(value, str):
         kind = "missing" if value is None else type(value).__name__
-        raise RowFault(f"{what} is {kind}", "text")
+        inside = "text, or --columns with a path into it, such as prompt=question.text"
+        raise RowFault(f"{what} is {kind}", inside if isinstance(value, Mapping) else "text")
     if not value.strip() and not may_be_empty:
         raise RowFault(f"{what} is empty", "text")
     if not value.isascii():

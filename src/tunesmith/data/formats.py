@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from tunesmith.data.chats import RowFault, conversation, text_of
@@ -273,6 +273,9 @@ def detect(row: Row) -> Format:
     )
 
 
+_LOOK_AHEAD = 100_000
+
+
 class Examples:
     """The examples of a source, one by one, all read by the layout of its first row.
 
@@ -293,9 +296,19 @@ class Examples:
             if isinstance(item, Row):
                 first = self._renamed(item)
                 if isinstance(first, Row):
-                    self.layout = detect(first)
+                    self.layout = self._detected(first)
                     self.unused = self.layout.unused(first.fields)
                     break
+
+    def _detected(self, row: Row) -> Format:
+        try:
+            return detect(row)
+        except DataError:
+            # A file that breaks off is the deeper trouble: say that first.
+            for item in islice(self._rest, _LOOK_AHEAD):
+                if isinstance(item, Fault) and item.rest:
+                    raise item.error() from None
+            raise
 
     def __iter__(self) -> Iterator[Example | Fault]:
         for item in chain(self._head, self._rest):
