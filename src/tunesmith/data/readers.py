@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -165,14 +165,9 @@ def _csv(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
     first = next(numbered, "")
     delimiter = max(_DELIMITERS, key=first.count)
     reader = csv.reader(_before(first, numbered), delimiter=delimiter, strict=True)
-    header = [name.strip() for name in next(reader, [])]
-    twice = {name for name in header if header.count(name) > 1}
-    if twice:
-        reason = f"the column {sorted(twice)[0]!r} stands twice in the header"
-        yield Fault(Origin(str(path), 1), reason, "one name for each column", rest=True)
-        return
+    header: list[str] | None = None
     while True:
-        start = reader.line_num + 1
+        origin = Origin(str(path), reader.line_num + 1)
         try:
             cells = next(reader)
         except StopIteration:
@@ -180,18 +175,21 @@ def _csv(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
         except csv.Error as wrong:
             # Behind an open quote nothing can be trusted.
             wanted = "quotes that close; a quote inside a cell is written twice"
-            yield Fault(Origin(str(path), start), str(wrong), wanted, rest=True)
+            yield Fault(origin, str(wrong), wanted, rest=True)
             return
-        origin = Origin(str(path), start)
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(header):
+        if header is None:
+            header = [name.strip() for name in cells]
+            twice = sorted({name for name in header if header.count(name) > 1})
+            if twice:
+                reason = f"the column {twice[0]!r} stands twice in the header"
+                yield Fault(origin, reason, "one name for each column", rest=True)
+                return
+        elif len(cells) == len(header):
+            if any(cell.strip() for cell in cells):
+                yield Row(dict(zip(header, cells, strict=True)), origin)
+        elif any(cell.strip() for cell in cells):
             reason = f"{len(cells)} cells, but {len(header)} columns"
-            yield Fault(
-                origin, reason, "cells with a separator or line break in them stand in quotes"
-            )
-        else:
-            yield Row(dict(zip(header, cells, strict=True)), origin)
+            yield Fault(origin, reason, "cells with a separator or line break in them in quotes")
 
 
 def _before(first: str, rest: Iterator[str]) -> Iterator[str]:
@@ -200,37 +198,39 @@ def _before(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 def _parquet(path: Path) -> Iterator[Row | Fault]:
-    import pyarrow
     import pyarrow.parquet
 
-    try:
-        yield from _batches(pyarrow.parquet.ParquetFile(path).iter_batches(1000), path)
-    except (pyarrow.ArrowException, OSError) as failure:
-        raise DataError(f"{path} is no readable Parquet file: {failure}") from None
+    return _batches(path, "Parquet", lambda: pyarrow.parquet.ParquetFile(path).iter_batches(1000))
 
 
 def _arrow_file(path: Path) -> Iterator[Row | Fault]:
     import pyarrow
 
-    try:
+    def batches() -> Iterator[Any]:
         with pyarrow.memory_map(str(path)) as file:
             try:
-                reader = pyarrow.ipc.open_stream(file)
-                yield from _batches(iter(reader), path)
+                yield from pyarrow.ipc.open_stream(file)
             except pyarrow.ArrowInvalid:
                 table = pyarrow.ipc.open_file(file)
-                every = (table.get_batch(at) for at in range(table.num_record_batches))
-                yield from _batches(every, path)
-    except (pyarrow.ArrowException, OSError) as failure:
-        raise DataError(f"{path} is no readable Arrow file: {failure}") from None
+                yield from (table.get_batch(at) for at in range(table.num_record_batches))
+
+    return _batches(path, "Arrow", batches)
 
 
-def _batches(batches: Iterator[Any], path: Path) -> Iterator[Row]:
+def _batches(path: Path, kind: str, batches: Callable[[], Iterator[Any]]) -> Iterator[Row | Fault]:
+    """Yield the rows of a columnar file; where it is damaged the rest is one fault."""
+    import pyarrow
+
     number = 0
-    for batch in batches:
-        for fields in batch.to_pylist():
-            number += 1
-            yield Row(fields, Origin(str(path), number))
+    try:
+        for batch in batches():
+            for fields in batch.to_pylist():
+                number += 1
+                yield Row(fields, Origin(str(path), number))
+    except (pyarrow.ArrowException, OSError, ValueError) as failure:
+        said = str(failure).split("\n")[0]
+        reason = f"is no readable {kind} file ({said})"
+        yield Fault(Origin(str(path), number + 1), reason, "a whole copy of the file", rest=True)
 
 
 def _documents(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
