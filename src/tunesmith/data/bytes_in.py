@@ -99,22 +99,22 @@ def _skip_line(file: IO[bytes]) -> None:
 
 
 def _other_lines(file: IO[bytes], name: str, ends: bool) -> Iterator[tuple[int, str | Undecodable]]:
-    text = io.TextIOWrapper(file, encoding=name, newline="\n")
-    number = 0
-    while True:
-        try:
-            line = text.readline(LONGEST + 1)
-        except UnicodeError as failure:
-            # Where the next line begins cannot be told any more, so this ends the file.
-            yield number + 1, Undecodable(number + 1, f"is not {name}: {failure}")
-            return
-        if not line:
-            return
-        number += 1
-        if len(line) > LONGEST and not line.endswith("\n"):
-            yield number, Undecodable(number, f"longer than {LONGEST >> 20} MiB")
-            return
-        yield number, line if ends else line.rstrip("\r\n")
+    with io.TextIOWrapper(file, encoding=name, newline="\n") as text:
+        number = 0
+        while True:
+            try:
+                line = text.readline(LONGEST + 1)
+            except UnicodeError as failure:
+                # Where the next line begins cannot be told any more, so this ends the file.
+                yield number + 1, Undecodable(number + 1, f"is not {name}: {failure}")
+                return
+            if not line:
+                return
+            number += 1
+            if len(line) > LONGEST and not line.endswith("\n"):
+                yield number, Undecodable(number, f"longer than {LONGEST >> 20} MiB")
+                return
+            yield number, line if ends else line.rstrip("\r\n")
 
 
 def chunks(path: Path, encoding: str | None = None) -> Iterator[str]:
