@@ -64,6 +64,11 @@ VERBS = {
         "show",
         ("dataset",),
     ),
+    "data filter": Verb(
+        "remove duplicates, test questions and bad rows, and say why",
+        "schema_filter.FilterOptions",
+        "filter",
+    ),
 }
 
 

@@ -117,5 +117,5 @@ RIVALS: Mapping[str, str] = {
 EXCLUSIVE = (("resume", "overwrite", "one goes on with a run, the other starts over"),)
 """Settings that contradict each other, and why."""
 
-SPLIT_AT_COMMAS = frozenset({"lora_target_modules"})
+SPLIT_AT_COMMAS = frozenset({"lora_target_modules", "rules"})
 """Lists whose values may also be written with commas; a path may have commas of its own."""

@@ -23,6 +23,8 @@ THRESHOLD = 0.8
 SHINGLE = 2
 """Words of a shingle. One changed word changes this many of them: at 2, a text with one word in
 twenty changed still has 0.8 in common with the original."""
+SAME_ANSWER = 0.5
+"""Similarity that the answers alone need: a long prompt must not outweigh another answer."""
 PERMUTATIONS = 128
 """Length of a signature."""
 RECALL = 0.99
@@ -43,30 +45,30 @@ class Duplicate:
     """exact or near."""
     similarity: float
     """Jaccard similarity of the shingles; 1 for an exact one."""
-    same_answer: bool
-    """False where the earlier row is answered otherwise: one of the two may be wrong."""
 
     def reason(self) -> str:
         """Say in a few words what is repeated."""
-        what = "the same text as" if self.kind == "exact" else f"{self.similarity:.2f} the same as"
-        other = "" if self.same_answer else ", with another answer"
-        return f"{what} {self.kept}{other}"
+        if self.kind == "exact":
+            return f"the same text as {self.kept}"
+        return f"similarity {self.similarity:.2f} to {self.kept}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
     origin: Origin
-    answer: bytes
     shingles: Any
-    """Sorted array of distinct shingle hashes; None where only exact duplicates are looked for."""
+    """Of the whole row; None where only exact duplicates are looked for."""
+    answer: Any
+    """Shingles of its answers."""
 
 
 class DuplicateFinder:
     """Looks at one row after the other and says which repeat an earlier one.
 
     Two rows with different numbers are never near duplicates of each other, since most of them
-    are two questions made from one pattern; ``ignore_numbers`` lifts that. The result depends on
-    the rows and their order alone.
+    are two questions made from one pattern; ``ignore_numbers`` lifts that. Nor are two rows whose
+    answers differ, such as two questions about one long passage. The result depends on the rows
+    and their order alone.
     """
 
     def __init__(
@@ -97,25 +99,24 @@ class DuplicateFinder:
     def check(self, example: Example) -> Duplicate | None:
         """Return what a row repeats; one that repeats nothing is remembered as kept."""
         text = _digest(f"{s.role}\0{normalised(s.text)}" for s in example.segments)
-        answer = _digest(normalised(s.text) for s in example.segments if s.role == "assistant")
         first = self._exact.get(text)
         if first is not None:
-            kept = self._kept[first]
-            return Duplicate(example.origin, kept.origin, "exact", 1.0, kept.answer == answer)
-        shingles = None
+            return Duplicate(example.origin, self._kept[first].origin, "exact", 1.0)
+        row = _Kept(example.origin, None, None)
         if self._blank is not None:
             whole = " ".join(segment.text for segment in example.segments)
+            answers = " ".join(s.text for s in example.segments if s.role == "assistant")
             shingles = shingle_hashes(words(whole), self._size)
+            answer = shingle_hashes(words(answers) or (answers,), self._size)
+            row = _Kept(example.origin, shingles, answer)
             signature = self._signature(shingles, whole)
-            best = self._closest(signature, shingles)
+            best = self._closest(signature, row)
             if best is not None:
                 number, similarity = best
-                kept = self._kept[number]
-                same = kept.answer == answer
-                return Duplicate(example.origin, kept.origin, "near", similarity, same)
+                return Duplicate(example.origin, self._kept[number].origin, "near", similarity)
             self._bands.insert(len(self._kept), signature, check_duplication=False)
         self._exact[text] = len(self._kept)
-        self._kept.append(_Kept(example.origin, answer, shingles))
+        self._kept.append(row)
         return None
 
     def _signature(self, shingles: Any, text: str) -> Any:
@@ -132,12 +133,15 @@ class DuplicateFinder:
             signature.hashvalues = signature.hashvalues ^ numpy.frombuffer(mark, numpy.uint32)[0]
         return signature
 
-    def _closest(self, signature: Any, shingles: Any) -> tuple[int, float] | None:
+    def _closest(self, signature: Any, row: _Kept) -> tuple[int, float] | None:
         """Return the most similar kept row at or above the threshold, the earliest of equals."""
         best: tuple[int, float] | None = None
         for number in sorted(self._bands.query(signature)):
-            similarity = jaccard(shingles, self._kept[number].shingles)
-            if similarity >= self._threshold and (best is None or similarity > best[1]):
+            kept = self._kept[number]
+            similarity = jaccard(row.shingles, kept.shingles)
+            if similarity < self._threshold or jaccard(row.answer, kept.answer) < SAME_ANSWER:
+                continue
+            if best is None or similarity > best[1]:
                 best = number, similarity
         return best
 
@@ -194,11 +198,8 @@ def jaccard(first: Any, second: Any) -> float:
     """Return the share of two sorted arrays of distinct hashes that both have."""
     import numpy
 
-    smaller, larger = sorted((len(first), len(second)))
-    if not larger or smaller / larger == 0:
-        return 0.0
     both = len(numpy.intersect1d(first, second, assume_unique=True))
-    return both / (smaller + larger - both)
+    return both / (len(first) + len(second) - both)
 
 
 _MULTIPLIER = 0x9E3779B97F4A7C15

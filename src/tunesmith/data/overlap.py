@@ -49,15 +49,15 @@ class Overlap:
 class OverlapIndex:
     """Test questions, ready to be looked for in any number of training rows."""
 
-    def __init__(self, questions: Iterable[Question]) -> None:
-        self.questions = list(questions)
+    def __init__(self, questions: Iterable[Question], gram: int = GRAM) -> None:
+        self.questions, self._gram = list(questions), gram
         self._words = [words(question.text) for question in self.questions]
         self._content = [content_words(question.text) for question in self.questions]
         self._grams: dict[tuple[str, ...], list[int]] = {}
         self._anchors: dict[tuple[str, ...], list[tuple[int, int]]] = {}
         self._numbers: dict[tuple[str, ...], list[int]] = {}
         for number, asked in enumerate(self._words):
-            for gram in set(_grams(asked, min(GRAM, len(asked)))):
+            for gram in set(_grams(asked, min(gram, len(asked)))):
                 self._grams.setdefault(gram, []).append(number)
             found = numbers(self.questions[number].text)
             if len(found) >= NUMBERS:
@@ -65,14 +65,14 @@ class OverlapIndex:
         for number, asked in enumerate(self._words):
             # The whole question is looked for where its rarest words are, so that a sentence
             # which opens every question costs nothing.
-            grams = _grams(asked, min(GRAM, len(asked)))
+            grams = _grams(asked, min(gram, len(asked)))
             if grams:
                 at = min(range(len(grams)), key=lambda i: len(self._grams[grams[i]]))
                 self._anchors.setdefault(grams[at], []).append((number, at))
         self._sizes = sorted({len(gram) for gram in self._grams})
 
     def match(self, example: Example) -> list[Overlap]:
-        """Return one overlap for each test question that a row holds, in the order of the test."""
+        """Return one overlap for each test question that a row holds, the strongest kind first."""
         found: dict[int, tuple[str, str]] = {}
         text = words(" ".join(segment.text for segment in example.segments))
         for size in self._sizes:
@@ -83,7 +83,8 @@ class OverlapIndex:
         for segment in example.segments:
             if segment.role in (None, "user"):
                 self._by_numbers(segment.text, found)
-        return [self._overlap(number, example, *found[number]) for number in sorted(found)]
+        ranked = sorted(found, key=lambda number: (KINDS.index(found[number][0]), number))
+        return [self._overlap(number, example, *found[number]) for number in ranked]
 
     def _by_words(
         self,
@@ -104,7 +105,7 @@ class OverlapIndex:
         if len(numbers_of_gram) > BOILERPLATE:
             return
         for number in numbers_of_gram:
-            if len(self._words[number]) > GRAM:
+            if len(self._words[number]) > self._gram:
                 found.setdefault(number, ("words", " ".join(gram)))
 
     def _by_numbers(self, text: str, found: dict[int, tuple[str, str]]) -> None:

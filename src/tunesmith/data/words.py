@@ -28,9 +28,7 @@ def numbers(text: str) -> tuple[str, ...]:
 
 def content_words(text: str) -> frozenset[str]:
     """Return the distinct words that carry a text's topic: long enough, and no numbers."""
-    return frozenset(
-        word for word in words(text) if not word[0].isdecimal() and _is_content(word)
-    )
+    return frozenset(word for word in words(text) if not word[0].isdecimal() and _is_content(word))
 
 
 def normalised(text: str) -> str:
