@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -58,16 +58,5 @@ class FilterOptions(Options):
     """Most characters."""
     length_of: Literal["row", "answer"] = "row"
     """What lengths are taken of: prompt and answer together, or the answer alone."""
-    rules: list[RuleName] = Field(
-        default_factory=lambda: [
-            "empty-answer",
-            "answer-is-prompt",
-            "url-only",
-            "control-characters",
-            "replacement-characters",
-            "mojibake",
-            "few-letters",
-            "repetition",
-        ]
-    )
+    rules: list[RuleName] = Field(default_factory=lambda: [*get_args(RuleName)[1:]])
     """Quality rules, or none."""

@@ -194,9 +194,8 @@ def answer_is_prompt(example: Example) -> str | None:
     for segment in example.segments:
         if segment.role == "user":
             asked = normalised(segment.text)
-        elif segment.role == "assistant" and segment.weight and asked:
-            if normalised(segment.text) == asked:
-                return "the answer is the prompt again"
+        elif segment.weight and asked and normalised(segment.text) == asked:
+            return "the answer is the prompt again"
     return None
 
 

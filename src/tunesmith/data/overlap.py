@@ -57,7 +57,7 @@ class OverlapIndex:
         self._anchors: dict[tuple[str, ...], list[tuple[int, int]]] = {}
         self._numbers: dict[tuple[str, ...], list[int]] = {}
         for number, asked in enumerate(self._words):
-            for gram in set(_grams(asked, min(gram, len(asked)))):
+            for gram in set(_grams(asked, min(self._gram, len(asked)))):
                 self._grams.setdefault(gram, []).append(number)
             found = numbers(self.questions[number].text)
             if len(found) >= NUMBERS:
@@ -65,7 +65,7 @@ class OverlapIndex:
         for number, asked in enumerate(self._words):
             # The whole question is looked for where its rarest words are, so that a sentence
             # which opens every question costs nothing.
-            grams = _grams(asked, min(gram, len(asked)))
+            grams = _grams(asked, min(self._gram, len(asked)))
             if grams:
                 at = min(range(len(grams)), key=lambda i: len(self._grams[grams[i]]))
                 self._anchors.setdefault(grams[at], []).append((number, at))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import textwrap
 from collections import Counter
@@ -97,11 +98,8 @@ def _filter(options: FilterOptions) -> FilterResult:
     )
     sieve = _Sieve(options)
     result = FilterResult(output, rejects)
-    with whole_file(rejects) as file:
-        try:
-            write_rows(output, _kept(options, sieve, result, file))
-        except _NothingLeftError:
-            pass
+    with whole_file(rejects) as file, contextlib.suppress(_NothingLeftError):
+        write_rows(output, _kept(options, sieve, result, file))
     if not result.removed:
         rejects.unlink()
         result.rejects = None
