@@ -69,6 +69,11 @@ VERBS = {
         "schema_filter.FilterOptions",
         "filter",
     ),
+    "data socratic": Verb(
+        "import and check lists of Socratic questions",
+        "schema_socratic.SocraticOptions",
+        "socratic",
+    ),
 }
 
 

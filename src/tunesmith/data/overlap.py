@@ -57,15 +57,15 @@ class OverlapIndex:
         self._anchors: dict[tuple[str, ...], list[tuple[int, int]]] = {}
         self._numbers: dict[tuple[str, ...], list[int]] = {}
         for number, asked in enumerate(self._words):
-            for gram in set(_grams(asked, min(self._gram, len(asked)))):
-                self._grams.setdefault(gram, []).append(number)
+            for run in set(_grams(asked, min(gram, len(asked)))):
+                self._grams.setdefault(run, []).append(number)
             found = numbers(self.questions[number].text)
             if len(found) >= NUMBERS:
                 self._numbers.setdefault(tuple(sorted(found)), []).append(number)
         for number, asked in enumerate(self._words):
             # The whole question is looked for where its rarest words are, so that a sentence
             # which opens every question costs nothing.
-            grams = _grams(asked, min(self._gram, len(asked)))
+            grams = _grams(asked, min(gram, len(asked)))
             if grams:
                 at = min(range(len(grams)), key=lambda i: len(self._grams[grams[i]]))
                 self._anchors.setdefault(grams[at], []).append((number, at))
