@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.data.prepare import prompt_key, split_document, split_holdout
@@ -105,14 +105,28 @@ def _read(
     from tunesmith.data.readers import read_rows
 
     rows = list(read_rows(source, split=split, max_rows=config.max_rows))
-    if isinstance(task, GradedTask) and task.name == "maths" and "question" in rows[0].fields:
+    if isinstance(task, GradedTask) and _reads(task, rows[0].fields) and not config.columns:
         problems = task.problems(split, limit=config.max_rows, source=source)
         examples = [task.answer_example(problem) for problem in problems]
         by_example.update(
             {str(e.origin): problem for e, problem in zip(examples, problems, strict=True)}
         )
-        console.say(f"{source}: {len(examples)} questions with worked answers.")
+        what = (
+            "instructions with Socratic questions"
+            if task.name == "socratic"
+            else ("questions with worked answers")
+        )
+        console.say(f"{source}: {len(examples)} {what}.")
         return examples
     layout, examples = to_examples(rows, config.columns)
     console.say(f"{source}: {len(examples)} rows, read as {layout.name}.")
     return examples
+
+
+def _reads(task: GradedTask, fields: dict[str, Any]) -> bool:
+    """Say whether a task makes problems of rows with these fields, so that they can be asked."""
+    if task.name == "socratic":
+        from tunesmith.tasks.socratic import reads
+
+        return reads(fields)
+    return task.name == "maths" and "question" in fields
