@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import textwrap
 from collections import Counter
@@ -25,10 +24,11 @@ from tunesmith.data.filters import (
 from tunesmith.data.overlap import OverlapIndex, question_of
 from tunesmith.errors import DataError, UsageError
 from tunesmith.workflows import console
+from tunesmith.workflows.targets import NothingLeftError, check_targets, write_kept
 
 if TYPE_CHECKING:
     from tunesmith.data.readers import Row
-    from tunesmith.types import Example
+    from tunesmith.types import Example, Origin
 
 UNREADABLE = "unreadable"
 SHARED = 80
@@ -85,47 +85,20 @@ def filter_rows(options: FilterOptions | None = None, **settings: Any) -> Filter
     return _filter(options or resolve(FilterOptions, settings, origin="argument").options)
 
 
-class _NothingLeftError(Exception):
-    """Ends the writing of a file that would hold no row."""
-
-
 def _filter(options: FilterOptions) -> FilterResult:
-    from tunesmith.data.writers import write_rows
-    from tunesmith.storage import whole_file
-
     output, rejects = check_targets(
-        options.dataset, options.output, options.rejects, overwrite=options.overwrite
+        [*options.dataset, *options.against],
+        options.output,
+        options.rejects,
+        overwrite=options.overwrite,
     )
     sieve = _Sieve(options)
     result = FilterResult(output, rejects)
-    with whole_file(rejects) as file, contextlib.suppress(_NothingLeftError):
-        write_rows(output, _kept(options, sieve, result, file))
+    write_kept(output, rejects, lambda file: _kept(options, sieve, result, file))
     if not result.removed:
         rejects.unlink()
         result.rejects = None
     return result
-
-
-def check_targets(
-    sources: list[str], output: str, rejects: str | None, *, overwrite: bool
-) -> tuple[Path, Path]:
-    """Return the files to write, or say which of them must not be written."""
-    kept = Path(output)
-    refused = Path(rejects) if rejects else kept.with_name(f"{kept.stem}-rejected.jsonl")
-    if refused.suffix != ".jsonl":
-        raise UsageError(
-            f"--rejects {refused} is no .jsonl file.", hint=f"--rejects {refused.stem}.jsonl"
-        )
-    targets = {path.resolve(): path for path in (kept, refused)}
-    if len(targets) == 1:
-        raise UsageError("--output and --rejects are the same file.")
-    for source in sources:
-        if Path(source).resolve() in targets:
-            raise UsageError(f"{source} would be overwritten by its own output.")
-    for path in targets.values():
-        if path.exists() and not overwrite:
-            raise UsageError(f"{str(path)!r} is there already.", hint="--overwrite replaces it")
-    return kept, refused
 
 
 class _Sieve:
@@ -205,8 +178,8 @@ def _questions(options: FilterOptions) -> OverlapIndex | None:
 
 def _kept(
     options: FilterOptions, sieve: _Sieve, result: FilterResult, rejects: IO[bytes]
-) -> Iterator[dict[str, Any]]:
-    """Yield the fields of rows that stay; write the others with their reason."""
+) -> Iterator[tuple[Origin, dict[str, Any]]]:
+    """Yield place and fields of rows that stay; write the others with their reason."""
     from tunesmith.data.readers import read_rows
     from tunesmith.data.writers import json_line
 
@@ -215,7 +188,7 @@ def _kept(
             removal = sieve.judge(row)
             if removal is None:
                 result.kept += 1
-                yield row.fields
+                yield row.origin, row.fields
                 continue
             result.count(removal)
             place = {"source": row.origin.source, "line": row.origin.line}
@@ -225,4 +198,4 @@ def _kept(
         # Not a bad row among good ones: the whole set has a layout that is not known.
         raise sieve.mistake
     if not result.kept:
-        raise _NothingLeftError
+        raise NothingLeftError

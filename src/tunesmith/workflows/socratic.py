@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,10 +15,11 @@ from tunesmith.data.socratic import FAULTS, Fault, find_faults, question_type
 from tunesmith.data.socratic_import import gsm8k_row, list_row, mathdial_row
 from tunesmith.errors import DataError, UsageError
 from tunesmith.workflows import console
-from tunesmith.workflows.filter import check_targets
+from tunesmith.workflows.targets import NothingLeftError, check_targets, write_kept
 
 if TYPE_CHECKING:
     from tunesmith.data.readers import Row
+    from tunesmith.types import Origin
 
 FORMS: dict[str, Callable[[Row], dict[str, Any]]] = {
     "gsm8k": gsm8k_row,
@@ -97,14 +97,7 @@ def convert_socratic(options: SocraticOptions | None = None, **settings: Any) ->
     return _convert(options or resolve(SocraticOptions, settings, origin="argument").options)
 
 
-class _NothingLeftError(Exception):
-    """Ends the writing of a file that would hold no row."""
-
-
 def _convert(options: SocraticOptions) -> SocraticResult:
-    from tunesmith.data.writers import write_rows
-    from tunesmith.storage import whole_file
-
     if options.min_questions > options.max_questions:
         raise UsageError(
             f"No list has at least {options.min_questions} and at most "
@@ -114,8 +107,7 @@ def _convert(options: SocraticOptions) -> SocraticResult:
         options.dataset, options.output, options.rejects, overwrite=options.overwrite
     )
     result = SocraticResult(output, rejects)
-    with whole_file(rejects) as file, contextlib.suppress(_NothingLeftError):
-        write_rows(output, _rows(options, result, file))
+    write_kept(output, rejects, lambda file: _rows(options, result, file))
     if not result.removed_rows and not result.removed_questions:
         rejects.unlink()
         result.rejects = None
@@ -124,7 +116,7 @@ def _convert(options: SocraticOptions) -> SocraticResult:
 
 def _rows(
     options: SocraticOptions, result: SocraticResult, rejects: IO[bytes]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Origin, dict[str, Any]]]:
     from tunesmith.data.readers import read_rows
     from tunesmith.data.writers import json_line
 
@@ -148,12 +140,12 @@ def _rows(
             if made.get("output") == []:
                 continue
             _count(made, result)
-            yield made
+            yield row.origin, made
     if mistake and result.removed_rows[UNREADABLE] == result.rows:
         # Not a bad row among good ones: the data have another form.
         raise mistake
     if not result.kept:
-        raise _NothingLeftError
+        raise NothingLeftError
 
 
 def _judge(
