@@ -150,6 +150,19 @@ def edited(text: str, share: float, draw: random.Random) -> str:
     return " ".join(found)
 
 
+def test_every_candidate_is_measured() -> None:
+    draw = random.Random(0)
+    found = []
+    for size in range(30, 90):
+        text = " ".join(f"w{letter}" for letter in draw.sample(LETTERS, size))
+        found += find_duplicates([row(1, text), row(2, edited(text, 0.06, draw))])
+    assert 0 < len(found) < 60
+    assert all(duplicate.similarity >= 0.8 for duplicate in found)
+
+
+LETTERS = [a + b for a in "abcdefghijklm" for b in "nopqrstuvwxyz"]
+
+
 @pytest.mark.parametrize(("share", "least"), [(0.02, 1.0), (0.05, 0.95)])
 def test_recall_and_precision_on_real_questions(shared: Path, share: float, least: float) -> None:
     source = str(shared / "data" / "gsm8k" / "train.jsonl")

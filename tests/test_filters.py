@@ -47,7 +47,7 @@ BAD = [
     ("mojibake", "un cafÃ© au lait", "«Ã©»"),
     ("mojibake", "it isnâ€™t so", "â€™"),
     ("mojibake", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "wrong encoding"),
-    ("few-letters", "!!! ??? --- ### ***", "0% of the answer"),
+    ("few-letters", "!!! ??? --- ### ***", "15 of 15 characters"),
     ("repetition", "the same line again\n" * 8, "7 of 8 lines"),
     ("repetition", "one two three four five " * 12, "repeat what it said before"),
 ]
@@ -57,6 +57,8 @@ SOUND = [
     "18",
     "(3 + 4) * 2 - (7 - 1) / 3 = 12",
     "Ein schöner Satz über Äpfel: «Öl» und “Übung”.",
+    "„MENÜ“ und „TABÜ“ stehen dort.",
+    "Il dit à\u00a0«\u00a0tous\u00a0», puis à\u00a0«\u00a0toutes\u00a0», arrivé…» et allé…»",
     "C'est déjà l'été, à Évian — voilà !",
     "A AÇÃO É SIMPLES, NÃO?",
     "это обычный текст",
@@ -311,6 +313,15 @@ def test_mistakes_are_sentences_and_write_no_rows(
     rejects = {"o-rejected.jsonl"}
     after = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.name not in rejects}
     assert after == before
+
+
+def test_an_unknown_layout_is_no_heap_of_bad_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make(tmp_path / "d.jsonl", {"frage": "a"}, {"frage": "b"})
+    assert main(["data", "filter", "--dataset", data, "--output", str(tmp_path / "o.jsonl")]) == 3
+    assert "d.jsonl:1" in capsys.readouterr().err.splitlines()[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["d.jsonl"]
 
 
 def test_overwrite_replaces_both_files(tmp_path: Path) -> None:
