@@ -287,6 +287,8 @@ def test_nothing_removed_leaves_no_file_of_rejects(tmp_path: Path) -> None:
         ("--output o.jsonl --rules none,mojibake", 2, "stands alone"),
         ("--output o.jsonl --rules mojibak", 2, "is not one of none"),
         ("--output o.jsonl --min-words 9 --max-words 2", 2, "at least 9 and at most 2"),
+        ("--output o.jsonl --min-tokens 9", 2, "need a model"),
+        ("--output o.jsonl --min-tokens 9 --model nowhere", 5, "no model 'nowhere'"),
         ("--output o.jsonl --similarity 1.5", 2, "--similarity"),
         ("--output o.jsonl --min-words 9", 3, "No row is left"),
         ("--output o.jsonl --against none.jsonl", 3, "no file"),
@@ -342,6 +344,8 @@ def test_lengths_rules_and_splits_of_the_command(tmp_path: Path) -> None:
     assert main([*line, "--min-words", "5", "--max-words", "20"]) == 0
     assert [len(words(r.fields["prompt"])) for r in read_rows(out)] == [5]
     assert main([*line, "--max-characters", "3", "--length-of", "answer", "--max-rows", "2"]) == 0
+    assert len(list(read_rows(out))) == 2
+    assert main([*line, "--max-tokens", "25", "--model", "tunesmith/tiny"]) == 0
     assert len(list(read_rows(out))) == 2
     assert main([*line, "--min-characters", "20"]) == 0
     assert len(list(read_rows(out))) == 1

@@ -56,6 +56,12 @@ class FilterOptions(Options):
     """Fewest characters."""
     max_characters: int | None = Field(default=None, ge=1)
     """Most characters."""
+    min_tokens: int | None = Field(default=None, ge=1)
+    """Fewest tokens, without those of a chat template."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens."""
+    model: str | None = None
+    """Model whose tokens are counted; only its tokenizer is loaded."""
     length_of: Literal["row", "answer"] = "row"
     """What lengths are taken of: prompt and answer together, or the answer alone."""
     rules: list[RuleName] = Field(default_factory=lambda: [*get_args(RuleName)[1:]])

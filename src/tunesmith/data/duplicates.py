@@ -91,10 +91,10 @@ class DuplicateFinder:
         self._kept: list[_Kept] = []
         self._blank: Any = None
         if near:
-            from datasketch import MinHash, MinHashLSH
+            from datasketch import MinHash
 
             self._blank = MinHash(PERMUTATIONS, seed=seed, hashfunc=int)
-            self._bands = MinHashLSH(num_perm=PERMUTATIONS, params=bands(threshold))
+            self._bands = _Bands(*bands(threshold))
 
     def check(self, example: Example) -> Duplicate | None:
         """Return what a row repeats; one that repeats nothing is remembered as kept."""
@@ -114,29 +114,30 @@ class DuplicateFinder:
             if best is not None:
                 number, similarity = best
                 return Duplicate(example.origin, self._kept[number].origin, "near", similarity)
-            self._bands.insert(len(self._kept), signature, check_duplication=False)
+            self._bands.add(len(self._kept), signature)
         self._exact[text] = len(self._kept)
         self._kept.append(row)
         return None
 
     def _signature(self, shingles: Any, text: str) -> Any:
+        """Return the MinHash values of a row as an array of ``PERMUTATIONS`` 32-bit numbers."""
         import numpy
 
         signature = self._blank.copy()
         for start in range(0, len(shingles), _CHUNK):
             # The scheme of the signatures takes hashes of 32 bits.
             signature.update_batch((shingles[start : start + _CHUNK] & 0xFFFFFFFF).tolist())
-        if not self._ignore_numbers:
-            # Mixed into every value, so that rows with different numbers share no band and
-            # thousands made from one pattern are not compared with each other.
-            mark = _digest(numbers(text))
-            signature.hashvalues = signature.hashvalues ^ numpy.frombuffer(mark, numpy.uint32)[0]
-        return signature
+        if self._ignore_numbers:
+            return signature.hashvalues
+        # Mixed into every value, so that rows with different numbers share no band and thousands
+        # made from one pattern are not compared with each other.
+        mark = numpy.frombuffer(_digest(numbers(text)), numpy.uint32)[0]
+        return signature.hashvalues ^ mark
 
     def _closest(self, signature: Any, row: _Kept) -> tuple[int, float] | None:
         """Return the most similar kept row at or above the threshold, the earliest of equals."""
         best: tuple[int, float] | None = None
-        for number in sorted(self._bands.query(signature)):
+        for number in self._bands.candidates(signature):
             kept = self._kept[number]
             similarity = jaccard(row.shingles, kept.shingles)
             if similarity < self._threshold or jaccard(row.answer, kept.answer) < SAME_ANSWER:
@@ -144,6 +145,49 @@ class DuplicateFinder:
             if best is None or similarity > best[1]:
                 best = number, similarity
         return best
+
+
+class _Bands:
+    """Which kept rows share a band of their signature; one dictionary, so that memory stays low."""
+
+    def __init__(self, number: int, rows: int) -> None:
+        self._shape = number, rows
+        self._table: dict[int, int | list[int]] = {}
+        """Key of a band → the row that has it, or several."""
+
+    def add(self, row: int, signature: Any) -> None:
+        for key in self._keys(signature):
+            held = self._table.get(key)
+            if held is None:
+                self._table[key] = row
+            elif isinstance(held, list):
+                held.append(row)
+            else:
+                self._table[key] = [held, row]
+
+    def candidates(self, signature: Any) -> list[int]:
+        """Return the rows that share a band, in order."""
+        found: set[int] = set()
+        for key in self._keys(signature):
+            held = self._table.get(key)
+            if isinstance(held, list):
+                found.update(held)
+            elif held is not None:
+                found.add(held)
+        return sorted(found)
+
+    def _keys(self, signature: Any) -> list[int]:
+        """Return a 64-bit hash of each band and its place."""
+        import numpy
+
+        number, rows = self._shape
+        parts = signature[: number * rows].astype(numpy.uint64).reshape(number, rows)
+        keys = numpy.arange(1, number + 1, dtype=numpy.uint64)
+        for column in range(rows):
+            keys = (keys ^ parts[:, column]) * numpy.uint64(_MULTIPLIER)
+            keys ^= keys >> numpy.uint64(29)
+        found: list[int] = keys.tolist()
+        return found
 
 
 def find_duplicates(examples: Iterable[Example], **settings: Any) -> list[Duplicate]:

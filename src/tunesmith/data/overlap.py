@@ -17,8 +17,13 @@ NUMBERS = 3
 """Numbers that a question must have before they can identify it."""
 CONTENT_SHARE = 0.5
 """Share of a question's content words that must come with its numbers."""
-KINDS = ("exact", "words", "numbers")
-"""The whole question word for word; ``GRAM`` of its words in a row; its numbers and its topic."""
+KINDS = {
+    "exact": "word for word",
+    "words": "by a run of words",
+    "numbers": "by their numbers and half of their content words",
+}
+"""Kind of overlap → what it says of a question, the strongest kind first."""
+_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class OverlapIndex:
         for segment in example.segments:
             if segment.role in (None, "user"):
                 self._by_numbers(segment.text, found)
-        ranked = sorted(found, key=lambda number: (KINDS.index(found[number][0]), number))
+        ranked = sorted(found, key=lambda number: (_RANK[found[number][0]], number))
         return [self._overlap(number, example, *found[number]) for number in ranked]
 
     def _by_words(
@@ -144,7 +149,7 @@ def find_overlaps(examples: Sequence[Example], problems: Sequence[Problem]) -> l
     for example in examples:
         for overlap in index.match(example):
             known = found.get(overlap.problem_id)
-            if known is None or KINDS.index(overlap.kind) < KINDS.index(known.kind):
+            if known is None or _RANK[overlap.kind] < _RANK[known.kind]:
                 found[overlap.problem_id] = overlap
     return list(found.values())
 

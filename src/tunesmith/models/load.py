@@ -133,6 +133,20 @@ def load(
     return LoadedModel(model, tokenizer, ref, chosen, wanted)
 
 
+def load_tokenizer(name: str) -> Any:
+    """Load the tokenizer of a model without its weights."""
+    ref = resolve_model(name)
+    _check_folder(ref)
+    _check_network(ref)
+    from transformers import AutoTokenizer
+
+    try:
+        return _tokenizer(AutoTokenizer, ref)
+    except Exception as failure:  # as in ``load``
+        reason = (str(failure).strip() or repr(failure)).splitlines()[0]
+        raise ModelError(f"The tokenizer of {ref.described} cannot be loaded: {reason}") from None
+
+
 def _tokenizer(auto: Any, ref: ModelRef) -> Any:
     own = ref.adapter if ref.adapter and (Path(ref.adapter) / "tokenizer.json").is_file() else None
     return auto.from_pretrained(own or ref.path, trust_remote_code=False)

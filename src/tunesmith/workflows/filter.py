@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -116,6 +116,7 @@ class _Sieve:
         for unit, count, least, most in (
             ("words", count_words, options.min_words, options.max_words),
             ("characters", len, options.min_characters, options.max_characters),
+            ("tokens", _token_counter(options), options.min_tokens, options.max_tokens),
         ):
             if least is not None or most is not None:
                 rule = length_rule(unit, count, least, most, answers_only=answers)
@@ -162,6 +163,21 @@ class _Sieve:
         if found is None:
             return None
         return Removal(example.origin, f"{found.kind} duplicate", found.reason())
+
+
+def _token_counter(options: FilterOptions) -> Callable[[str], int]:
+    """Return what counts tokens; ``UsageError`` where they are asked for without a model."""
+    if options.min_tokens is None and options.max_tokens is None:
+        return len
+    if options.model is None:
+        raise UsageError(
+            "--min-tokens and --max-tokens need a model whose tokens they count.",
+            hint="--model tunesmith/tiny",
+        )
+    from tunesmith.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(options.model)
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 
 def _questions(options: FilterOptions) -> OverlapIndex | None:
