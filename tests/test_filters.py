@@ -324,6 +324,10 @@ def test_an_unknown_layout_is_no_heap_of_bad_rows(
     assert main(["data", "filter", "--dataset", data, "--output", str(tmp_path / "o.jsonl")]) == 3
     assert "d.jsonl:1" in capsys.readouterr().err.splitlines()[0]
     assert [p.name for p in tmp_path.iterdir()] == ["d.jsonl"]
+    good = make(tmp_path / "g.jsonl", {"prompt": "a b", "completion": "c"})
+    out = str(tmp_path / "o.jsonl")
+    assert main(["data", "filter", good, data, "--output", out]) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.jsonl", "g.jsonl"]
 
 
 def test_overwrite_replaces_both_files(tmp_path: Path) -> None:

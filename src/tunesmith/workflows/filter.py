@@ -110,7 +110,7 @@ class _Sieve:
     def __init__(self, options: FilterOptions) -> None:
         self.columns = options.columns
         self.mistake: DataError | None = None
-        """What the first unreadable row lacks."""
+        """What the first unreadable row of a source lacks."""
         self.rules: dict[str, Rule] = {}
         answers = options.length_of == "answer"
         for unit, count, least, most in (
@@ -200,18 +200,22 @@ def _kept(
     from tunesmith.data.writers import json_line
 
     for source in options.dataset:
+        read = unreadable = 0
         for row in read_rows(source, split=options.split, max_rows=options.max_rows):
             removal = sieve.judge(row)
+            read += 1
             if removal is None:
                 result.kept += 1
                 yield row.origin, row.fields
                 continue
+            unreadable += removal.rule == UNREADABLE
             result.count(removal)
             place = {"source": row.origin.source, "line": row.origin.line}
             said = {"rule": removal.rule, "reason": removal.reason}
             rejects.write(json_line({**place, **said, "row": row.fields}))
-    if sieve.mistake and set(result.removed) == {UNREADABLE} and not result.kept:
-        # Not a bad row among good ones: the whole set has a layout that is not known.
-        raise sieve.mistake
+        if read == unreadable and sieve.mistake:
+            # Not bad rows among good ones: the whole source has a layout that is not known.
+            raise sieve.mistake
+        sieve.mistake = None
     if not result.kept:
         raise NothingLeftError

@@ -120,15 +120,18 @@ def _rows(
     from tunesmith.data.readers import read_rows
     from tunesmith.data.writers import json_line
 
-    mistake: DataError | None = None
     for source in options.dataset:
+        mistake: DataError | None = None
+        read = unreadable = 0
         for row in read_rows(source, max_rows=options.max_rows):
             result.rows += 1
+            read += 1
             place = {"source": row.origin.source, "line": row.origin.line}
             try:
                 made = FORMS[options.form](row)
             except DataError as found:
                 mistake = mistake or found
+                unreadable += 1
                 reason = found.found.removeprefix(f"{row.origin}: ")
                 result.note(UNREADABLE, f"{row.origin}: {reason}")
                 result.removed_rows[UNREADABLE] += 1
@@ -141,9 +144,9 @@ def _rows(
                 continue
             _count(made, result)
             yield row.origin, made
-    if mistake and result.removed_rows[UNREADABLE] == result.rows:
-        # Not a bad row among good ones: the data have another form.
-        raise mistake
+        if mistake and read == unreadable:
+            # Not bad rows among good ones: the whole source has another form.
+            raise mistake
     if not result.kept:
         raise NothingLeftError
 
