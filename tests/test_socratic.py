@@ -487,3 +487,19 @@ def test_the_rate_is_the_tasks_own_with_lora_and_a_rank_keeps_the_ratio() -> Non
     assert train("--task socratic --lora").learning_rate == 5e-5
     assert train("--task socratic --use_lora False").lora is False
     assert train("--task socratic --lora_rank 16").lora_alpha == 4
+
+
+def test_a_training_run_asks_its_held_out_instructions(tmp_path: Path, task: SocraticTask) -> None:
+    from tunesmith.workflows.rows import gather
+
+    rows = [{**FOREST, "instruction": f"What about {n}?"} for n in range(20)]
+    source = make(tmp_path / "r.jsonl", *rows)
+    data = gather(train(f"--task socratic --train_file {source}"), task)
+    assert (len(data.train), len(data.held_out), len(data.questions)) == (18, 2, 2)
+    asked = {problem.prompt[0].text for problem in data.questions}
+    assert asked == {example.segments[0].text for example in data.held_out}
+    named = [{"thema": r["instruction"], "fragen": r["output"]} for r in rows]
+    source = make(tmp_path / "n.jsonl", *named)
+    columns = "--columns instruction=thema,output=fragen"
+    data = gather(train(f"--task socratic --train_file {source} {columns}"), task)
+    assert (len(data.train), data.questions) == (18, [])
