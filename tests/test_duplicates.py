@@ -105,6 +105,7 @@ def test_a_copy_of_everything_is_all_duplicates(texts: list[str]) -> None:
 
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=1), st.lists(st.sampled_from("abcdefg")))
+@settings(deadline=None)
 def test_jaccard_is_that_of_bags_of_shingles(first: list[str], second: list[str]) -> None:
     def bag(found: list[str]) -> set[tuple[str, int]]:
         size = min(2, len(found))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.cli import main
@@ -105,6 +105,7 @@ def test_public_data_are_mostly_sound(shared: Path) -> None:
 
 
 @given(st.lists(st.text()))
+@settings(deadline=None)
 def test_every_row_is_kept_or_removed_once(answers: list[str]) -> None:
     rows = [pair("why?", answer, n) for n, answer in enumerate(answers)]
     result = apply_rules(rows, RULES)
@@ -206,6 +207,7 @@ def test_the_strongest_kind_is_reported_and_kinds_are_counted() -> None:
 
 
 @given(st.text(alphabet=st.characters(categories=["L", "N", "Z", "P"]), min_size=1), st.text())
+@settings(deadline=None)
 def test_a_question_inside_a_row_is_always_found(asked: str, before: str) -> None:
     if len(words(asked)) < 2:
         return

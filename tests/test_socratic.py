@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.cli import main
@@ -83,11 +83,13 @@ def test_lists_are_read_as_people_write_them(text: str, questions: list[str]) ->
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="*_")).filter(lambda t: t.split())))
+@settings(deadline=None)
 def test_a_written_list_is_read_back(questions: list[str]) -> None:
     assert parse_list(render_list(questions)) == [" ".join(q.split()) for q in questions]
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_any_text_is_read_without_a_fault(text: str) -> None:
     found = parse_list(text)
     assert all(item.strip() for item in found)
@@ -319,6 +321,7 @@ def test_rouge_l_by_hand() -> None:
 
 
 @given(*[st.lists(st.sampled_from("abc"), max_size=6)] * 2)
+@settings(deadline=None)
 def test_rouge_l_against_all_subsequences(one: list[str], other: list[str]) -> None:
     def parts(found: list[str]) -> set[tuple[str, ...]]:
         return {c for n in range(len(found) + 1) for c in itertools.combinations(found, n)}
@@ -329,6 +332,7 @@ def test_rouge_l_against_all_subsequences(one: list[str], other: list[str]) -> N
 
 
 @given(*[st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=4)] * 2)
+@settings(deadline=None)
 def test_the_assignment_is_the_best_one(found: list[list[str]], wanted: list[list[str]]) -> None:
     score = set_rouge_l(found, wanted)
     assert set_rouge_l(wanted, found) == pytest.approx(score)
