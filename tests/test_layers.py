@@ -24,7 +24,16 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate"}
-HEAVY_TOO = {"numpy", "scipy", "pint", "pyarrow", "safetensors", "tokenizers", "tensorboard"}
+HEAVY_TOO = {
+    "datasketch",
+    "numpy",
+    "pint",
+    "pyarrow",
+    "safetensors",
+    "scipy",
+    "tensorboard",
+    "tokenizers",
+}
 """Slow to import as well: they stay out of what every command loads."""
 HEAVY_HOMES = {"train", "generate", "models"}
 LIGHT_ROOMS = {"cli", "workflows", "tasks", "data", "grading", "config", "rundir", "storage"}

@@ -185,8 +185,22 @@ def test_test_questions_among_the_rows_are_found(
     assert main(["data", "validate", str(rows), "--against", str(tests), "--json"]) == 0
     [found] = json.loads(capsys.readouterr().out)
     [(what, kind)] = found["warnings"].items()
-    assert "holds a question of" in what
+    assert what == "holds a test question word for word"
     assert kind["rows"] == 1
+
+
+def test_near_duplicates_are_found_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = "the quick brown fox jumps over the lazy dog while seven wizards brew a bitter potion"
+    rows = [{"prompt": text, "completion": "yes"} for text in (words, words + " again")]
+    path = write(tmp_path / "a.jsonl", *rows)
+    found = []
+    for more in ([], ["--near-duplicates"]):
+        assert main(["data", "validate", str(path), "--json", *more]) == 0
+        found.append(json.loads(capsys.readouterr().out)[0]["warnings"])
+    assert found[0] == {}
+    assert found[1] == {"nearly an earlier row": {"rows": 1, "first": [f"{path}:2 = {path}:1"]}}
 
 
 def test_a_histogram_holds_every_row() -> None:

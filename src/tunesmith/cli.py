@@ -70,6 +70,18 @@ VERBS = {
         "show",
         ("dataset",),
     ),
+    "data filter": Verb(
+        "remove duplicates, test questions and bad rows, and say why",
+        "schema_filter.FilterOptions",
+        "filter",
+        ("dataset",),
+    ),
+    "data socratic": Verb(
+        "import and check lists of Socratic questions",
+        "schema_socratic.SocraticOptions",
+        "socratic",
+        ("dataset",),
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from tunesmith.config.presets import (
     ALIASES,
     EXCLUSIVE,
     LORA_RATE,
+    OWN_LORA_RATE,
     PRESETS,
     RIVALS,
     SECTIONS,
@@ -250,7 +251,7 @@ def _task_layer(merged: dict[str, Any], sources: dict[str, str]) -> None:
         return
     defaults = dict(TASK_DEFAULTS[task])
     labels = dict.fromkeys(defaults, f"task {task}")
-    if _is_true(merged.get("lora", False)):
+    if _is_true(merged.get("lora", False)) and task not in OWN_LORA_RATE:
         defaults["learning_rate"] *= LORA_RATE
         labels["learning_rate"] = f"task {task} (x{LORA_RATE:g} for LoRA)"
     rank = _positive(merged.get("lora_rank"))

@@ -36,6 +36,10 @@ TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     # Requirement 001: adapters on all linear layers, alpha 4 to 5 times the rank, batch 32.
     "units": _task(3e-4, 3, 32, 1, 20, 50, 200, 512, 16, 64),
     "maths": _task(3e-5, 3, 16, 2, 50, 100, 500, 1024, 16, 64),
+    # Requirement 004: LoRA unless told otherwise, at its own rate, scaled by 16/64.
+    "socratic": _task(
+        5e-5, 3, 8, 1, 0, 100, 500, 512, 64, 16, save_steps="epoch", lora=True, lora_dropout=0.1
+    ),
 }
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -107,6 +111,9 @@ SECTIONS: Mapping[str, str] = {"lora": "lora_"}
 LORA_RATE = 10.0
 """An unset rate is the task's full fine-tuning rate times this, with LoRA."""
 
+OWN_LORA_RATE = frozenset({"socratic"})
+"""Tasks whose rate is meant for LoRA as it is."""
+
 RIVALS: Mapping[str, str] = {
     "warmup_steps": "warmup_ratio",
     "warmup_ratio": "warmup_steps",
@@ -118,5 +125,5 @@ RIVALS: Mapping[str, str] = {
 EXCLUSIVE = (("resume", "overwrite", "one goes on with a run, the other starts over"),)
 """Settings that contradict each other, and why."""
 
-SPLIT_AT_COMMAS = frozenset({"lora_target_modules"})
+SPLIT_AT_COMMAS = frozenset({"lora_target_modules", "rules"})
 """Lists whose values may also be written with commas; a path may have commas of its own."""

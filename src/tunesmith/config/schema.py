@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-TASKS = ("chat", "code", "instruct", "domain", "custom", "units", "maths")
-TaskName = Literal["chat", "code", "instruct", "domain", "custom", "units", "maths"]
+TASKS = ("chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic")
+TaskName = Literal["chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic"]
 
 
 class Options(BaseModel):
@@ -180,7 +180,7 @@ class QuestionOptions(Options):
     """Questions"""
 
     task: TaskName = "units"
-    """A graded task: units or maths."""
+    """A graded task: units, maths or socratic."""
     dataset: str | None = None
     """File of questions; units makes its own."""
     limit: int | None = Field(default=None, ge=1)

@@ -48,6 +48,8 @@ class ValidateOptions(RowsOptions):
     """Look at the first rows of each source only."""
     against: str | None = None
     """Test questions that must not stand in the rows: a file or hub name."""
+    near_duplicates: bool = False
+    """Look for rows that nearly repeat another one, too (about 8 KB of memory a row)."""
     fix: str | None = None
     """Write a corrected copy here (.jsonl, .parquet), and FIX-rejects.jsonl beside it."""
     json_output: bool = False

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tunesmith.data.duplicates import DuplicateFinder
+from tunesmith.data.overlap import KINDS, OverlapIndex
 from tunesmith.data.prepare import check_row
 from tunesmith.data.readers import Fault
 from tunesmith.data.render import Renderer
@@ -98,9 +100,9 @@ class Judgement:
             self.faults.append(fault)
         self.reasons.setdefault(_pattern(fault.reason), Kind()).add(str(fault.origin))
 
-    def warn(self, what: str, example: Example) -> None:
+    def warn(self, what: str, place: str) -> None:
         """Count a row that is odd."""
-        self.warnings.setdefault(what, Kind()).add(str(example.origin))
+        self.warnings.setdefault(what, Kind()).add(place)
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON knows it."""
@@ -152,9 +154,12 @@ class Checker:
         renderer: Renderer | None = None,
         max_length: int = 1024,
         task: str = "instruct",
+        near: DuplicateFinder | None = None,
+        tests: OverlapIndex | None = None,
     ) -> None:
         self._judgement = judgement
         self._task = task
+        self._near, self._tests = near, tests
         self._renderer = renderer
         self._max_length = max_length
         self._seen: set[bytes] = set()
@@ -188,7 +193,7 @@ class Checker:
         size = max(len(row.ids) for row in rendered.rows)
         self._judgement.tokens.add(size, str(example.origin))
         if rendered.cut_turns:
-            self._judgement.warn("too long: its oldest turns are cut", example)
+            self._judgement.warn("too long: its oldest turns are cut", str(example.origin))
         return None
 
     def _look(self, example: Example) -> None:
@@ -197,16 +202,27 @@ class Checker:
         self._judgement.lengths.add(len(whole.split()), str(example.origin))
         task = task_warnings(example.segments, self._task)
         for what in (*text_warnings(whole), *turn_warnings(example.segments), *task):
-            self._judgement.warn(what, example)
+            self._judgement.warn(what, str(example.origin))
         key = _key(example)
         if key in self._seen:
-            self._judgement.warn("an exact duplicate of an earlier row", example)
-        elif (prompt := _prompt(example)) is not None:
+            self._judgement.warn("an exact duplicate of an earlier row", str(example.origin))
+        else:
+            self._look_for_likes(example)
+        self._seen.add(key)
+        for overlap in self._tests.match(example) if self._tests else ():
+            what = f"holds a test question {KINDS[overlap.kind]}"
+            self._judgement.warn(what, f"{example.origin} = {overlap.place}")
+
+    def _look_for_likes(self, example: Example) -> None:
+        prompt = _prompt(example)
+        if prompt is not None:
             asked = _hash(prompt)
             if asked in self._prompts:
-                self._judgement.warn("the same prompt as an earlier row, another answer", example)
+                what = "the same prompt as an earlier row, another answer"
+                self._judgement.warn(what, str(example.origin))
             self._prompts.add(asked)
-        self._seen.add(key)
+        if self._near is not None and (found := self._near.check(example)) is not None:
+            self._judgement.warn("nearly an earlier row", f"{example.origin} = {found.kept}")
 
     def is_repeated(self, example: Example) -> bool:
         """Say whether an equal row was checked before."""

@@ -31,6 +31,14 @@ class GradedTask(Task):
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
     max_new_tokens: ClassVar[int] = 256
     """Enough for a worked answer."""
+    problems_called: ClassVar[str] = "questions with worked answers"
+    """What its rows of a file are, for people."""
+
+    @classmethod
+    def reads(cls, fields: Mapping[str, Any]) -> bool:
+        """Say whether it makes problems of rows with these fields, so that they can be asked."""
+        del fields
+        return False
 
     @abc.abstractmethod
     def problems(

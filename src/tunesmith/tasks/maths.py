@@ -11,8 +11,10 @@ import hashlib
 import random
 import re
 from collections import Counter
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.grading.answers import extract_tagged, last_number, parse_number
@@ -69,6 +71,10 @@ class MathsTask(GradedTask):
     name = "maths"
     summary = "word problems with a number as the answer (GSM8K's layout)"
     max_new_tokens = 320
+
+    @classmethod
+    def reads(cls, fields: Mapping[str, Any]) -> bool:
+        return "question" in fields
 
     def problems(
         self, split: str, *, seed: int = 0, limit: int | None = None, source: str | None = None

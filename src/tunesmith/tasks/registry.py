@@ -11,6 +11,7 @@ from tunesmith.tasks.base import GradedTask, Task
 _TASKS = {
     "units": ("tunesmith.tasks.units", "UnitsTask"),
     "maths": ("tunesmith.tasks.maths", "MathsTask"),
+    "socratic": ("tunesmith.tasks.socratic", "SocraticTask"),
     "chat": ("tunesmith.tasks.plain", "ChatTask"),
     "code": ("tunesmith.tasks.plain", "CodeTask"),
     "instruct": ("tunesmith.tasks.plain", "InstructTask"),

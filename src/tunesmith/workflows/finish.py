@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.data.overlap import find_overlaps
+from tunesmith.data.overlap import KINDS, count_kinds, find_overlaps
 from tunesmith.data.prepare import Prepared
 from tunesmith.rundir import RunDir, hash_tree, write_json, write_text
 from tunesmith.storage import whole_folder
@@ -168,9 +168,11 @@ def _contamination(data: Data) -> list[str]:
     found = find_overlaps(data.train, data.questions)
     if not found:
         return [f"None of the {len(data.questions)} test questions occurs in the training rows."]
-    shown = "; ".join(f"{o.problem_id} in {o.origin} («{o.kind}»)" for o in found[:5])
+    shown = "; ".join(f"{o.place} in {o.origin} («{o.shared}»)" for o in found[:5])
+    kinds = ", ".join(f"{number} {KINDS[kind]}" for kind, number in count_kinds(found).items())
     return [
-        f"{len(found)} of {len(data.questions)} test questions occur in training rows: {shown}."
+        f"{len(found)} of {len(data.questions)} test questions occur in training rows "
+        f"({kinds}): {shown}."
     ]
 
 

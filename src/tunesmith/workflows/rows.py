@@ -105,13 +105,13 @@ def _read(
     from tunesmith.data.readers import read_rows
 
     rows = list(read_rows(source, split=split, max_rows=config.max_rows, encoding=config.encoding))
-    if isinstance(task, GradedTask) and task.name == "maths" and "question" in rows[0].fields:
+    if isinstance(task, GradedTask) and task.reads(rows[0].fields) and not config.columns:
         problems = task.problems(split, limit=config.max_rows, source=source)
         examples = [task.answer_example(problem) for problem in problems]
         by_example.update(
             {str(e.origin): problem for e, problem in zip(examples, problems, strict=True)}
         )
-        console.say(f"{source}: {len(examples)} questions with worked answers.")
+        console.say(f"{source}: {len(examples)} {task.problems_called}.")
         return examples
     layout, examples = to_examples(rows, config.columns)
     unused = ", ".join(layout.unused(rename(rows[0].fields, config.columns)))

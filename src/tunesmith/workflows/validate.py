@@ -15,9 +15,9 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.workflows import console
 
 if TYPE_CHECKING:
+    from tunesmith.data.overlap import OverlapIndex
     from tunesmith.data.render import Renderer
     from tunesmith.data.validate import Checker, Judgement
-    from tunesmith.types import Example
 
 REFUSED = 3
 """Exit code when more rows are refused than allowed."""
@@ -39,6 +39,7 @@ def command(resolved: Resolved[ValidateOptions]) -> int:
 
 def validate(options: ValidateOptions) -> list[Judgement]:
     """Judge every source and print what was found."""
+    from tunesmith.data.duplicates import DuplicateFinder
     from tunesmith.data.validate import Checker, Judgement
 
     if options.fix and len(options.dataset) > 1:
@@ -50,18 +51,18 @@ def validate(options: ValidateOptions) -> list[Judgement]:
         from tunesmith.workflows.opening import open_renderer
 
         renderer, limit = open_renderer(options, options.model, options.max_length)
-    judged = []
+    judged, tests = [], _tests(options)
     for source, examples in opened:
         judgement = Judgement(source)
         judgement.layout = examples.layout.name if examples.layout else ""
         judgement.unused = examples.unused
-        checker = Checker(judgement, renderer, limit, options.task)
+        near = DuplicateFinder() if options.near_duplicates else None
+        checker = Checker(judgement, renderer, limit, options.task, near, tests)
         if options.fix:
             _fix(examples, checker, judgement, Path(options.fix))
         else:
             for _ in _checked(examples, checker, judgement):
                 pass
-        _compare_with_tests(source, options, judgement)
         _show(judgement, limit if renderer else None)
         judged.append(judgement)
     return judged
@@ -140,32 +141,21 @@ class _Repeats:
             yield item
 
 
-def _compare_with_tests(source: str, options: ValidateOptions, judgement: Judgement) -> None:
-    """Warn of rows that hold a test question."""
-    if not options.against:
-        return
-    from tunesmith.data.overlap import find_overlaps
+def _tests(options: ValidateOptions) -> OverlapIndex | None:
+    """Return the test questions that must not stand in the rows, ready to be looked for."""
+    from tunesmith.data.overlap import OverlapIndex, question_of
     from tunesmith.data.readers import Fault
-    from tunesmith.types import Problem
 
-    tests, problems = _open(options.against, options), []
-    for item in tests:
+    if not options.against:
+        return None
+    questions = []
+    for item in _open(options.against, options):
         if isinstance(item, Fault):
             raise item.error()
-        asked = tuple(s for s in item.segments if s.role == "user") or item.segments
-        problems.append(Problem(str(item.origin), "test", asked, ""))
-    if not problems:
+        questions.append(question_of(item))
+    if not questions:
         raise DataError(f"{options.against} holds no questions.", expected="at least one row")
-    examples: list[Example] = [e for e in _open(source, options) if not isinstance(e, Fault)]
-    for overlap in find_overlaps(examples, problems):
-        kind = judgement.warnings.setdefault(f"holds a question of {options.against}", _kind())
-        kind.add(f"{overlap.origin} = {overlap.problem_id}")
-
-
-def _kind() -> Any:
-    from tunesmith.data.validate import Kind
-
-    return Kind()
+    return OverlapIndex(questions)
 
 
 def _short(places: list[str]) -> list[str]:
