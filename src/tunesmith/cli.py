@@ -64,6 +64,12 @@ VERBS = {
         "show",
         ("dataset",),
     ),
+    "data mix": Verb(
+        "mix sources by share, with erasure, strategies and lineage",
+        "schema_mix.MixOptions",
+        "mix",
+        ("recipe",),
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Checking of YAML whose settings nest (lists of sections): all faults at once, with their lines."""
+"""Checking of YAML whose settings nest, in lists of sections: all faults at once, with lines."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class MixSource(Options):
     """Erase this source's instructions, where the recipe has an erasure section."""
     gold: str | None = None
     """Field that holds the gold answer, against which the teacher's is checked."""
-    clean: list[Cleaner] = Field(default_factory=lambda: ["end_of_text"])
+    clean: list[Cleaner] = Field(default=["end_of_text"])
     """What is taken out of texts: end_of_text, calculator_marks, escaped_newlines."""
     few_shot: int = Field(default=0, ge=0, le=16)
     """Solved examples of the same source put before the question."""
@@ -110,7 +110,7 @@ class AuditOptions(Options):
 
     ngram: int = Field(default=6, ge=2)
     """So many words in a row of the erased instruction count as a trace of it."""
-    refuse: list[Fault] = Field(default_factory=lambda: ["instruction", "end_of_text"])
+    refuse: list[Fault] = Field(default=["instruction", "end_of_text"])
     """Rows with these findings are left out (counted, named); other findings are reported only."""
 
 

@@ -85,7 +85,7 @@ def held_out(groups: Sequence[int], names: Sequence[str], wanted: int, seed: int
         if len(chosen) + len(rows) <= wanted:
             chosen.update(rows)
     if not chosen:
-        chosen.update(min((rows for _, rows in keyed), key=len))
+        chosen.update(sorted((rows for _, rows in keyed), key=len)[0])
     return chosen
 
 

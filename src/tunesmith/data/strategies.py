@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from tunesmith.data.mixture import rank
 from tunesmith.errors import UsageError
@@ -98,14 +97,29 @@ def by_rule(source: str, category: str) -> str | None:
     return None
 
 
+_ASKED = (
+    (re.compile(r"step.by.step|steps\b"), "step-by-step"),
+    (re.compile(r"\bexplain|justif|reasons? for"), "explain-then-answer"),
+    (re.compile(r"\brecall|remember|background knowledge"), "recall-then-generate"),
+    (re.compile(r"\bextract|quote|cite|from the (text|passage|context)"), "extract-then-generate"),
+    (re.compile(r"only the (final )?answer|no explanation|without expla|briefly"), "direct"),
+)
+
+
+def by_instruction(instruction: str) -> str | None:
+    """Return the strategy that a teacher's own instruction asks for, if its words say so."""
+    text = instruction.casefold()
+    return next((name for pattern, name in _ASKED if pattern.search(text)), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """Which strategy a category is taught by, in the order in which reasons count."""
 
     default: str | None = None
-    mapping: Mapping[str, str | None] = MappingProxyType({})
+    mapping: Mapping[str, str | None] = field(default_factory=dict)
     """Category or source → strategy, as a person decided; None is no strategy."""
-    measured: Mapping[str, str] = MappingProxyType({})
+    measured: Mapping[str, str] = field(default_factory=dict)
     """Category → strategy that the student did best with."""
     rules: bool = True
 
