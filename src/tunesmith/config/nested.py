@@ -38,7 +38,7 @@ def build(
         reader.add(kind, failure)
         options = None
     if reader.faults or options is None:
-        raise UsageError("\n".join(reader.faults), expected="the keys that docs/mix.md lists")
+        raise UsageError("\n".join(reader.faults), hint="docs/reference.md lists every key")
     return options
 
 

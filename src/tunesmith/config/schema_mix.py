@@ -56,6 +56,8 @@ class MixSource(Options):
     """Field that holds each row's own category."""
     strategy: StrategyChoice = "auto"
     """auto (rules, mapping or measurement), none, or one of the six."""
+    only_assigned: bool = False
+    """Leave out rows that a teacher answered by another strategy than their category's."""
     erase: bool = True
     """Erase this source's instructions, where the recipe has an erasure section."""
     gold: str | None = None

@@ -37,6 +37,8 @@ class Spec:
     erase: bool = True
     gold: str | None = None
     clean: Sequence[str] = ("end_of_text",)
+    only_assigned: bool = False
+    """Leave out rows that were answered by another strategy than their category's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,9 @@ class Pool:
                 self.repeated += 1
                 continue
             seen.add(key)
+            if self._other_strategy(row):
+                self.refused["strategy"] += 1
+                continue
             found = [f for f in row.findings(self.treatment.ngram) if self._refuses(f)]
             if found:
                 self.refused[found[0].kind] += 1
@@ -165,6 +170,13 @@ class Pool:
 
     def _refuses(self, finding: Finding) -> bool:
         return finding.kind in self.treatment.refuse
+
+    def _other_strategy(self, row: MixRow) -> bool:
+        """Say whether a row's teacher answered otherwise than its category is to be taught."""
+        assignment = self.treatment.assignment
+        if assignment is None or not self.spec.only_assigned or not row.strategy:
+            return False
+        return row.strategy != (assignment.of(row.source, row.category) or row.strategy)
 
     def take(self, count: int) -> list[MixRow]:
         """Return ``count`` rows in the order of their seeded ranks."""

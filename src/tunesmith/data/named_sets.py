@@ -81,7 +81,7 @@ NAMED_SETS = (
     NamedSet("dolly", "databricks/databricks-dolly-15k", None, dolly),
     NamedSet("openhermes", "teknium/OpenHermes-2.5"),
     NamedSet("tinystories", "roneneldan/TinyStories"),
-    NamedSet("tunesmith/sums", "sums.jsonl", builtin=True),
+    NamedSet("tunesmith/conversions", "conversions.jsonl", builtin=True),
     NamedSet("tunesmith/passages", "passages.jsonl", builtin=True),
     NamedSet("tunesmith/choices", "choices.jsonl", builtin=True),
     NamedSet("tunesmith/words", "words.jsonl", builtin=True),

@@ -108,6 +108,9 @@ _ASKED = (
 
 def by_instruction(instruction: str) -> str | None:
     """Return the strategy that a teacher's own instruction asks for, if its words say so."""
+    for strategy in STRATEGIES.values():
+        if strategy.instruction == instruction:
+            return strategy.name
     text = instruction.casefold()
     return next((name for pattern, name in _ASKED if pattern.search(text)), None)
 

@@ -14,7 +14,7 @@ from tunesmith.data.erasure import CAUTIOUS, Finding
 from tunesmith.data.mix_rows import MixRow, Pool, Spec, Treatment, with_examples
 from tunesmith.data.mixture import Allotment, Ask, copies, plan, rank
 from tunesmith.errors import DataError, UsageError
-from tunesmith.storage import write_json
+from tunesmith.storage import hash_file, hash_tree, write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.mix_report import say_stage, say_whole, summary_of
 from tunesmith.workflows.mix_strategies import assignment_of
@@ -105,8 +105,8 @@ def mix(recipe: MixRecipe, output: str | Path) -> MixResult:
         for row in one.distinct():
             left |= {(f.kind, f.origin): f for f in row.findings(treatment.ngram)}
     summary = summary_of(recipe, made, pools, chosen, outputs, findings, list(left.values()))
-    for one in made:
-        _write(one, outputs[one.stage.name])
+    for one, figures in zip(made, summary["stages"], strict=True):
+        figures["sha256"] = _write(one, outputs[one.stage.name])
         say_stage(one, outputs[one.stage.name], recipe.name)
     write_json(beside(target, ".mix.json"), summary)
     _write_findings(beside(target, ".audit.jsonl"), findings, list(left.values()))
@@ -190,6 +190,7 @@ def _spec(source: MixSource) -> Spec:
         source.erase,
         source.gold,
         tuple(source.clean),
+        source.only_assigned,
     )
 
 
@@ -281,7 +282,8 @@ def _place(row: MixRow, copy: int, seed: int) -> tuple[int, str, int]:
     return rank(seed, row.source, name, "order"), f"{row.source}/{name}", copy
 
 
-def _write(one: StageRows, path: Path) -> None:
+def _write(one: StageRows, path: Path) -> dict[str, str]:
+    """Write a stage's splits and return their hashes."""
     from tunesmith.data.writers import split_path, write_splits
 
     uniform = path.suffix != ".jsonl"
@@ -303,6 +305,9 @@ def _write(one: StageRows, path: Path) -> None:
     elif path.suffix and beside_it.exists():
         console.warn(f"{beside_it} is of an earlier mix; this one holds nothing out")
     write_splits(path, splits)
+    if not path.suffix:
+        return {"all": hash_tree(path)}
+    return {split: hash_file(split_path(path, split)) for split in splits}
 
 
 def _write_findings(path: Path, refused: list[Finding], left: list[Finding]) -> None:

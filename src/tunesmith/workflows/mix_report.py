@@ -24,6 +24,7 @@ KINDS = {
     "calculator": "<<…>> calculator marks",
     "end_of_text": "end-of-text marks",
     "gold": "answers that disagree with the gold",
+    "strategy": "another strategy than the assigned one",
 }
 
 
