@@ -150,10 +150,16 @@ class _Reader:
         for step in written:
             text += f"[{step + 1}]" if isinstance(step, int) else f".{step}" if text else step
         keys = tuple(str(step + 1) if isinstance(step, int) else step for step in written)
-        while keys and keys not in self._lines:
+        while keys and not (lines := self._below(keys)):
             keys = keys[:-1]
-        line = f":{self._lines[keys]}" if keys else ""
+        line = f":{min(lines)}" if keys else ""
         return f"{self._where}{line}: {text}"
+
+    def _below(self, keys: tuple[str, ...]) -> list[int]:
+        """Return the lines of a key, or of all keys inside an item of a list."""
+        if keys in self._lines:
+            return [self._lines[keys]]
+        return [line for place, line in self._lines.items() if place[: len(keys)] == keys]
 
 
 def section(kind: type[Options], name: str) -> type[Options] | None:

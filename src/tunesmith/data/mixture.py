@@ -100,8 +100,10 @@ def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 
 def _shares(asks: Sequence[Ask]) -> dict[str, float]:
+    """Return each source's part of 1."""
     if all(ask.share is None for ask in asks):
-        return {ask.name: float(ask.available) for ask in asks}
+        everything = sum(ask.available for ask in asks) or 1
+        return {ask.name: ask.available / everything for ask in asks}
     return {ask.name: ask.share or 0.0 for ask in asks}
 
 

@@ -81,8 +81,9 @@ def held_out(groups: Sequence[int], names: Sequence[str], wanted: int, seed: int
         (rank(seed, "", min(names[p] for p in rows), "hold out"), rows) for rows in members.values()
     )
     chosen: set[int] = set()
+    most = min(wanted, len(groups) - 1)
     for _, rows in keyed:
-        if len(chosen) + len(rows) <= wanted:
+        if len(chosen) + len(rows) <= most:
             chosen.update(rows)
     if not chosen:
         chosen.update(sorted((rows for _, rows in keyed), key=len)[0])
