@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from hypothesis import strategies as st
 
 from tunesmith.cli import main
 from tunesmith.config.schema_mix import check_mix, load_mix
+from tunesmith.data import mix_rows
 from tunesmith.data.erasure import CAUTIOUS, traces
 from tunesmith.data.formats import to_examples
+from tunesmith.data.mix_rows import Pool, Spec, Treatment
 from tunesmith.data.mixture import Ask, apportion, copies, largest_total, plan
 from tunesmith.data.named_sets import ASSETS, NAMED_SETS, converted, find
 from tunesmith.data.near_duplicates import group, held_out, normalised, similarity
 from tunesmith.data.readers import Row, read_rows
 from tunesmith.data.strategies import STRATEGIES
 from tunesmith.errors import DataError, UsageError
-from tunesmith.types import Origin
+from tunesmith.evaluate import records
+from tunesmith.types import Attempt, Origin, Problem, Segment, StopReason, Verdict
 from tunesmith.workflows.mix import mix
 from tunesmith.workflows.recipe import check_references, run
 from tunesmith.workflows.recipe_file import load_recipe
@@ -443,7 +447,114 @@ def test_only_rows_of_the_assigned_strategy() -> None:
     assert result.summary["sources"]["a"]["refused"] == {"strategy": 10}
 
 
+def test_an_example_never_completes_an_erased_instruction() -> None:
+    asked = "alpha beta gamma delta epsilon zeta"
+    rows = [
+        {"system": asked, "instruction": f"Delta epsilon zeta {sentence(n)}?", "output": "x"}
+        for n in range(20)
+    ]
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"name": "a", "dataset": "a.jsonl", "few_shot": 1}
+    settings_ = {"sources": [source], "erasure": {"mode": "drop"}, "validation": 0}
+    mix(recipe(**settings_), "out.jsonl")
+    assert all(row["meta"]["shots"] for row in made())
+    for row in rows:
+        row["output"] = "Alpha beta gamma"
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mix(recipe(**settings_), "out.jsonl")
+    assert not any(row["meta"]["shots"] for row in made())
+
+
+def test_examples_are_no_near_duplicates_and_bring_no_instruction_back() -> None:
+    base = " ".join(f"word{n}" for n in range(30))
+    rows = [{"instruction": f"{base} {n}", "output": f"{n}"} for n in range(20)]
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {"name": "a", "dataset": "a.jsonl", "few_shot": 1}
+    mix(recipe(sources=[source], validation=0), "out.jsonl")
+    assert not any(row["meta"]["shots"] for row in made())
+    leaking = [
+        {"system": TEACHER, "instruction": sentence(n), "output": "x"} for n in range(10)
+    ] + [{"instruction": TEACHER + sentence(n), "output": "y"} for n in range(10, 90)]
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in leaking))
+    mix(recipe(sources=[source], validation=0, erasure={"mode": "drop"}), "out.jsonl")
+    for row in made():
+        if row["meta"]["erasure"]:
+            assert not traces(TEACHER, row["messages"][0]["content"], 6)
+
+
 # Mistakes.
+
+
+def test_data_that_changes_while_it_is_mixed_is_noticed() -> None:
+    write("a.jsonl", 20)
+    pool = Pool(Spec("a", "a.jsonl"), Treatment(seed=1))
+    write("a.jsonl", 20, salt="other")
+    with pytest.raises(DataError, match="changed while it was being mixed"):
+        pool.take(5)
+    write("a.jsonl", 1)
+    with pytest.raises(DataError, match="being mixed"):
+        pool.take(20)
+
+
+def test_a_turn_with_more_than_text_needs_json_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.jsonl", 20)
+    whole = mix_rows.treated
+
+    def with_name(*given_: Any) -> Any:
+        row = whole(*given_)
+        head = replace(row.turns[0], extra={"name": "Ida"})
+        return replace(row, turns=(head, *row.turns[1:]))
+
+    monkeypatch.setattr(mix_rows, "treated", with_name)
+    sources = [{"name": "a", "dataset": "a.jsonl"}]
+    mix(recipe(sources=sources), "out.jsonl")
+    assert made()[0]["messages"][0]["name"] == "Ida"
+    for output in ("out.parquet", "saved"):
+        with pytest.raises(DataError, match=r"a.jsonl:\d+: a turn carries name besides its text"):
+            mix(recipe(sources=sources), output)
+        assert not Path(output).exists()
+
+
+def stored(name: str, task: str = "units", planned: int = 4, split: str = "x") -> str:
+    attempts, problems = [], {}
+    for n in range(4):
+        key = f"{split}/{n}"
+        problems[key] = Problem(key, task, (Segment("user", "?"),), "1", {"kind": "small"})
+        verdict = Verdict(float(n % 2), "1", "")
+        attempts.append(Attempt(key, 0, 0, "1", (1,), StopReason.STOP_TOKEN, verdict))
+    header = records.Header(name, task, "test", "direct", "m", 0, planned=planned)
+    records.save(name, records.ResultSet(header, tuple(attempts), problems))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"task": "maths"}, "belong to different tasks: maths, units"),
+        ({"planned": 9}, "run of 'step-by-step' is not finished: 5 attempts are missing"),
+        ({"split": "y"}, "share no graded problem"),
+        (None, "There are no stored attempts"),
+    ],
+)
+def test_measured_runs_that_cannot_be_compared(other: Any, message: str) -> None:
+    write("a.jsonl", 20)
+    measured = {"direct": stored("one"), "step-by-step": stored("two", **other) if other else "no"}
+    sources = [{"name": "a", "dataset": "a.jsonl"}]
+    with pytest.raises(DataError, match=message):
+        mix(recipe(sources=sources, strategies={"measured": measured}), "out.jsonl")
+
+
+def test_a_measured_category_that_nothing_belongs_to_is_said(capsys: Any) -> None:
+    write("a.jsonl", 20)
+    measured = {"direct": stored("one"), "step-by-step": stored("two")}
+    strategies = {"measured": measured, "measured_by": "kind"}
+    sources = [{"name": "a", "dataset": "a.jsonl"}]
+    mix(recipe(sources=sources, strategies=strategies), "out.jsonl")
+    assert "no category or source of the mix: small" in capsys.readouterr().err
+    sources[0]["category"] = "small"
+    mix(recipe(sources=sources, strategies=strategies), "out.jsonl")
+    assert "no category" not in capsys.readouterr().err
+    assert {row["meta"]["strategy"] for row in made()} == {"direct"}
 
 
 def test_all_faults_of_a_recipe_are_named_with_their_lines() -> None:
@@ -488,6 +599,8 @@ def test_all_faults_of_a_recipe_are_named_with_their_lines() -> None:
         (two(strategies={"measured": {"direct": "x"}}), "one run measures nothing"),
         (two(strategies={"measured": {"guess": "x", "direct": "y"}}), "no strategy 'guess'"),
         (two(replay={"dataset": "c"}), "replay.share is missing"),
+        (two(strategies={"map": {"a": "guess"}}), "'a: guess' is not a name with none, direct"),
+        (two(strategies={"default": "auto"}), "strategies.default: 'auto' is not one of none"),
     ],
 )
 def test_contradictions_are_sentences(settings_: dict[str, Any], message: str) -> None:
@@ -713,8 +826,7 @@ def test_stages_of_a_mix_are_trained_on_one_by_one() -> None:
         ],
     }
     Path("two.yaml").write_text(yaml.safe_dump(recipe_))
-    records = run("two.yaml", output_dir="runs")
-    assert [record.ran for record in records] == [True] * 3
+    assert [record.ran for record in run("two.yaml", output_dir="runs")] == [True] * 3
     recipe_["stages"] = [recipe_["stages"][0], {"train": {"data": ["mixed"], **quick}}]
     Path("two.yaml").write_text(yaml.safe_dump(recipe_))
     with pytest.raises(UsageError, match="names no rows of the stage 'mixed'") as caught:

@@ -113,6 +113,10 @@ class _Reader:
             else:
                 inside = len(error["loc"]) > len(place)
                 wanted = fields.expected(owner, name, inside=inside and fields.is_list(owner, name))
+                if inside and fields.is_mapping(owner, name):
+                    value = f"{error['loc'][-1]}: {value}"
+                    words = str(error.get("ctx", {}).get("expected", "text")).replace("'", "")
+                    wanted = f"a name with {words}"
             close = difflib.get_close_matches(str(value), fields.choices(owner, name), 1)
             near = f"; did you mean {close[0]!r}?" if close else ""
             shown = repr(value) if len(repr(value)) < 60 else type(value).__name__

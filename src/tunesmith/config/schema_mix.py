@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -14,8 +14,7 @@ from tunesmith.config.schema import Options
 from tunesmith.config.yaml_file import YamlFault, read_yaml
 from tunesmith.errors import UsageError
 
-StrategyChoice = Literal[
-    "auto",
+StrategyName = Literal[
     "none",
     "direct",
     "step-by-step",
@@ -24,6 +23,7 @@ StrategyChoice = Literal[
     "recall-reason-generate",
     "extract-then-generate",
 ]
+StrategyChoice = Literal["auto"] | StrategyName
 Fault = Literal["instruction", "escapes", "calculator", "end_of_text", "gold"]
 Cleaner = Literal["end_of_text", "calculator_marks", "escaped_newlines"]
 ALIASES: Mapping[str, str] = {
@@ -93,9 +93,9 @@ class ErasureOptions(Options):
 class StrategyOptions(Options):
     """Strategies"""
 
-    default: StrategyChoice = "none"
+    default: StrategyName = "none"
     """Strategy where no rule says anything."""
-    map: dict[str, StrategyChoice] = Field(default_factory=dict)
+    map: dict[str, StrategyName] = Field(default_factory=dict)
     """Category or source name → strategy; goes before measurements and rules."""
     rules: bool = True
     """Guess the strategy from words in the names of source and category."""
@@ -259,7 +259,7 @@ def _contradictions(recipe: MixRecipe) -> list[str]:
             if known.setdefault(source.name, decides) != decides:
                 faults.append(f"{head}{source.name!r} is another source in another stage")
     measured = recipe.strategies.measured if recipe.strategies else {}
-    unknown = [name for name in measured if name not in StrategyChoice.__args__[2:]]  # type: ignore[attr-defined]
+    unknown = [name for name in measured if name not in get_args(StrategyName)[1:]]
     faults += [f"strategies.measured: there is no strategy {name!r}" for name in unknown]
     if len(measured) == 1:
         faults.append("strategies.measured: one run measures nothing; give two strategies or more")

@@ -99,6 +99,10 @@ def mix(recipe: MixRecipe, output: str | Path) -> MixResult:
     pools = _pools(stages, treatment)
     made = [StageRows(stage, plan(_asks(stage, pools), stage.rows)) for stage in stages]
     _fill(made, pools, recipe)
+    taught = {name for one in made for row in one.distinct() for name in (row.category, row.source)}
+    unused = sorted(set(chosen.choices) - taught) if chosen else []
+    if unused:
+        console.warn(f"measured, but no category or source of the mix: {', '.join(unused)}")
     findings = [f for pool in pools.values() for f in pool.findings]
     left: dict[tuple[str, str], Finding] = {}
     for one in made:
@@ -290,10 +294,11 @@ def _write(one: StageRows, path: Path) -> dict[str, str]:
 
     def fields(rows: list[tuple[MixRow, int]]) -> Iterator[dict[str, Any]]:
         for row, copy in rows:
-            if uniform and any(turn.extra for turn in row.turns):
+            more = sorted({str(key) for turn in row.turns for key in turn.extra})
+            if uniform and more:
                 raise DataError(
-                    f"{row.origin}: a turn carries {', '.join(row.turns[-1].extra) or 'more'} "
-                    "besides its text, which columns of one type cannot hold.",
+                    f"{row.origin}: a turn carries {', '.join(more)} besides its text, which "
+                    "columns of one type cannot hold.",
                     hint="an output that ends in .jsonl",
                 )
             yield row.fields(copy)

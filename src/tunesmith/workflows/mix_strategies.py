@@ -58,7 +58,7 @@ def assignment_of(recipe: MixRecipe) -> Chosen | None:
 
 
 def _named(strategy: str) -> str | None:
-    return None if strategy in ("none", "auto") else strategy
+    return None if strategy == "none" else strategy
 
 
 def _measured(
