@@ -181,6 +181,20 @@ def test_pairs_at_the_threshold_are_found() -> None:
     assert found >= 58
 
 
+def test_pairs_below_the_threshold_stay_apart() -> None:
+    for n in range(30):
+        words = [f"w{n}x{k}" for k in range(60)]
+        one, other = " ".join(words), " ".join([*words[:49], *(f"o{k}" for k in range(11))])
+        assert 0.6 < similarity(one, other) < 0.8
+        assert len(set(group([one, other]))) == 2
+
+
+def test_groups_that_are_all_too_large_hold_out_the_smallest() -> None:
+    assert held_out([0] * 5 + [1] * 4, [f"row{n}" for n in range(9)], 1, 0) == {5, 6, 7, 8}
+    assert held_out([0] * 5, [f"row{n}" for n in range(5)], 1, 0) == set()
+    assert held_out([0, 1], ["a", "b"], 0, 0) == set()
+
+
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(1, 20), st.integers(0, 9))
 def test_held_out_rows_are_whole_groups_whatever_their_order(
     groups: list[int], wanted: int, seed: int
@@ -472,14 +486,15 @@ def test_examples_are_no_near_duplicates_and_bring_no_instruction_back() -> None
     source = {"name": "a", "dataset": "a.jsonl", "few_shot": 1}
     mix(recipe(sources=[source], validation=0), "out.jsonl")
     assert not any(row["meta"]["shots"] for row in made())
-    leaking = [
-        {"system": TEACHER, "instruction": sentence(n), "output": "x"} for n in range(10)
-    ] + [{"instruction": TEACHER + sentence(n), "output": "y"} for n in range(10, 90)]
-    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in leaking))
+    asked = [{"system": TEACHER, "instruction": sentence(n), "output": "x"} for n in range(40)]
+    telling = [{"instruction": f"{TEACHER} {sentence(n)}", "output": "y"} for n in range(40, 80)]
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*asked, *telling]))
     mix(recipe(sources=[source], validation=0, erasure={"mode": "drop"}), "out.jsonl")
-    for row in made():
-        if row["meta"]["erasure"]:
-            assert not traces(TEACHER, row["messages"][0]["content"], 6)
+    erased = [row for row in made() if row["meta"]["erasure"]]
+    assert len(erased) == 40
+    for row in erased:
+        assert row["meta"]["shots"]
+        assert not traces(TEACHER, row["messages"][0]["content"], 6)
 
 
 # Mistakes.

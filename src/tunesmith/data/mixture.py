@@ -51,10 +51,9 @@ def plan(asks: Sequence[Ask], rows: int | None) -> dict[str, Allotment]:
     """Return each source's part of ``rows``; None takes the most that needs no repetition.
 
     A short source repeats its rows up to ``max_repeat`` times each, or leaves its missing rows to
-    those that have more, or stops the mix. The result does not depend on the order of ``asks``.
+    those that have more, or stops the mix. The order of ``asks`` decides no number.
     Raises ``DataError`` naming every source that is short and may not be.
     """
-    asks = sorted(asks, key=lambda ask: ask.name)
     shares = _shares(asks)
     total = largest_total(asks) if rows is None else rows
     targets = apportion(total, shares)
