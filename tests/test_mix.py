@@ -827,6 +827,30 @@ def test_a_recipe_trains_on_a_mix_and_runs_again_when_a_source_changes(capsys: A
     assert len(made("runs/small/mixed/rows.jsonl")) == 27
 
 
+def test_the_mix_of_a_recipe_can_be_made_alone(capsys: Any) -> None:
+    write("a.jsonl", 40, system=TEACHER)
+    Path("small.yaml").write_text(SMALL)
+    command = ["data", "mix", "small.yaml", "--log-level", "error"]
+    assert main([*command, "--output", "saved"]) == 0
+    assert len(list(read_rows("saved", split="validation"))) == 4
+    assert json.loads(capsys.readouterr().out)["stages"][0]["rows"] == 40
+    Path("small.yaml").write_text(SMALL.replace("share: 0.5, gold", "shar: 0.5, gold"))
+    assert main([*command, "--output", "saved"]) == 2
+    assert "small.yaml:11: sources[2].shar: there is no such" in capsys.readouterr().err
+    assert load_mix(ROOT / "recipes" / "orca.yaml").rows == 300_000
+
+
+def test_a_datasets_folder_serves_a_recipe_too(capsys: Any) -> None:
+    write("a.jsonl", 40, system=TEACHER)
+    quick = {"data": ["mixed"], "max_steps": 1, "eval_questions": 0}
+    sources = [{"name": "a", "dataset": "a.jsonl"}]
+    mixed = {"name": "mixed", "mix": {"output": "anything", "sources": sources}}
+    Path("r.yaml").write_text(yaml.safe_dump({"stages": [{"data": mixed}, {"train": quick}]}))
+    run("r.yaml", output_dir="runs")
+    assert "runs/r/mixed/rows: 2 rows, read as messages" in capsys.readouterr().err
+    assert not any(record.ran for record in run("r.yaml", output_dir="runs"))
+
+
 def test_stages_of_a_mix_are_trained_on_one_by_one() -> None:
     write("a.jsonl", 40)
     source = {"name": "a", "dataset": "a.jsonl"}

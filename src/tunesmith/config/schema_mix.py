@@ -184,7 +184,7 @@ class MixOptions(Options):
     """Everything that ``tunesmith data mix`` knows."""
 
     recipe: str
-    """A YAML file of sources and shares, such as recipes/mixes/orca.yaml."""
+    """A YAML file of sources and shares, or a recipe with one such stage (recipes/orca.yaml)."""
     output: str | None = None
     """Where the rows go, instead of the recipe's output."""
     rows: int | None = Field(default=None, ge=1)
@@ -196,18 +196,43 @@ class MixOptions(Options):
 
 
 def load_mix(path: Path) -> MixRecipe:
-    """Read the YAML of a mix; every fault is named with its line."""
+    """Read the YAML of a mix, or of a recipe with one data stage that is a mix.
+
+    Every fault is named with its line.
+    """
     if not path.is_file():
         raise UsageError(
             f"There is no mix recipe {str(path)!r}.",
             expected="a YAML file with sources and their shares",
-            hint="tunesmith data mix recipes/mixes/orca.yaml",
+            hint="tunesmith data mix recipes/orca.yaml",
         )
     try:
         file = read_yaml(path)
     except YamlFault as fault:
         raise UsageError(str(fault), expected="a YAML mapping") from None
-    return check_mix(file.values, where=str(path), lines=file.lines)
+    inside = _mix_stages(file.values)
+    if len(inside) > 1:
+        raise UsageError(f"{path} has {len(inside)} mixes.", expected="a file with one mix")
+    if not inside:
+        return check_mix(file.values, where=str(path), lines=file.lines)
+    [(number, found)] = inside.items()
+    if isinstance(found, str):
+        return load_mix(Path(found))
+    above = ("stages", str(number), "data", "mix")
+    lines = {key[4:]: line for key, line in file.lines.items() if key[:4] == above and key[4:]}
+    return check_mix(found, where=str(path), lines=lines)
+
+
+def _mix_stages(values: Mapping[str, Any]) -> dict[int, Any]:
+    """Return the mixes of a whole recipe by the number of their stage, none for other files."""
+    stages = values.get("stages")
+    found: dict[int, Any] = {}
+    for number, stage in enumerate(stages if isinstance(stages, list) else [], 1):
+        settings = stage.get("data") if isinstance(stage, Mapping) and len(stage) == 1 else None
+        mix = settings.get("mix") if isinstance(settings, Mapping) else None
+        if isinstance(mix, Mapping | str):
+            found[number] = mix
+    return found
 
 
 def check_mix(
