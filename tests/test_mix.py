@@ -29,6 +29,7 @@ from tunesmith.data.strategies import STRATEGIES
 from tunesmith.errors import DataError, UsageError
 from tunesmith.evaluate import records
 from tunesmith.types import Attempt, Origin, Problem, Segment, StopReason, Verdict
+from tunesmith.workflows import console
 from tunesmith.workflows.mix import mix
 from tunesmith.workflows.recipe import check_references, run
 from tunesmith.workflows.recipe_file import load_recipe
@@ -41,6 +42,7 @@ NOUNS = "apple boat cloud drum engine forest garden hammer island jacket kettle 
 @pytest.fixture(autouse=True)
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    console.set_level("info")
 
 
 def sentence(seed: object) -> str:
