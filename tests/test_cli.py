@@ -71,7 +71,7 @@ def test_the_version_goes_to_stdout(capsys: Any) -> None:
     [
         ("tran", "There is no command 'tran'; did you mean 'train'?"),
         ("evaluate", "'evaluate'"),
-        ("data", "did you mean 'data show'?"),
+        ("data", "did you mean 'data "),
         ("data shwo", "did you mean 'data show'?"),
         ("--verson", "did you mean '--version'?"),
         ("train --learning-rat 1", "did you mean --learning-rate?"),

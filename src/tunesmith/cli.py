@@ -82,6 +82,12 @@ VERBS = {
         "socratic",
         ("dataset",),
     ),
+    "data mix": Verb(
+        "mix sources by share, with erasure, strategies and lineage",
+        "schema_mix.MixOptions",
+        "mix",
+        ("recipe",),
+    ),
 }
 
 

@@ -104,6 +104,8 @@ def _say(part: Any) -> str:
         return "a list"
     if get_origin(part) is dict:
         return "pairs such as name=value"
+    if isinstance(part, type) and issubclass(part, Options):
+        return "a section"
     return _NAMES.get(part, "a value")
 
 

@@ -29,6 +29,11 @@ and these before the defaults in the tables below. Of two settings that say the 
 (`num_epochs` and `max_steps`, `warmup_steps` and `warmup_ratio`) the one in the higher layer holds.
 """
 
+MIX = """\
+What `tunesmith data mix RECIPE.yaml` reads, and what a recipe has under `- data: {mix: …}`. Each of
+`sources` has the keys of a source, `replay` too (it differs where its table says so); `erasure`,
+`strategies` and `audit` are sections, each of `stages` has the keys of a stage."""
+
 
 def reference(commands: Iterable[Command]) -> str:
     """Return the whole page as Markdown."""
@@ -38,6 +43,7 @@ def reference(commands: Iterable[Command]) -> str:
         parts += _command(*command)
     parts += ["## Settings that commands share", ""]
     parts += _shared([kind for _, _, kind, _ in commands])
+    parts += _mix()
     parts += ["## Other names", "", *_aliases(), ""]
     parts += ["## Defaults of the tasks", "", *_layers(TASK_DEFAULTS, "task"), ""]
     parts += [
@@ -76,6 +82,26 @@ def _shared(kinds: Sequence[type[Options]]) -> list[str]:
         shown = FineTuningConfig if issubclass(FineTuningConfig, base) else base
         names = [name for name in base.__annotations__ if name in base.model_fields]
         lines += [f"### {(base.__doc__ or '').strip()}", "", *_table(shown, names), ""]
+    return lines
+
+
+def _mix() -> list[str]:
+    """Return the sections of a mix recipe, each with its keys."""
+    from tunesmith.config import schema_mix as mix
+
+    lines = ["## The YAML of a mix", "", MIX, ""]
+    for kind in (
+        mix.MixRecipe,
+        mix.MixSource,
+        mix.ReplaySource,
+        mix.ErasureOptions,
+        mix.StrategyOptions,
+        mix.AuditOptions,
+        mix.MixStage,
+    ):
+        # Replay has the keys of a source; only those that differ are shown again.
+        names = [name for name in kind.__annotations__ if name in kind.model_fields]
+        lines += [f"### {(kind.__doc__ or '').strip()} keys", "", *_table(kind, names), ""]
     return lines
 
 

@@ -84,6 +84,10 @@ def scan(
     if path.is_dir():
         return _saved(path, split)
     if not path.exists():
+        from tunesmith.data.named_sets import find, open_named
+
+        if (named := find(source)) is not None:
+            return open_named(named, split)
         if source.count("/") == 1 and not Path(source).suffix and not Path(source).parent.is_dir():
             return _hub(source, split)
         raise _missing(path)

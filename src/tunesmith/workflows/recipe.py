@@ -14,7 +14,7 @@ from tunesmith import __version__
 from tunesmith.config.load import Resolved
 from tunesmith.errors import UsageError
 from tunesmith.rundir import hash_file, hash_json, hash_tree, write_json
-from tunesmith.workflows import console
+from tunesmith.workflows import console, recipe_data
 from tunesmith.workflows.recipe_file import Recipe, Stage, load_recipe
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def check_references(recipe: Recipe) -> None:
     for stage in recipe.stages:
         faults += [
             f"{recipe.path}: stage {stage.name!r} refers to {name!r}, which is no earlier stage"
-            for name in _references(stage)
+            for name in _references(recipe, stage)
             if name not in known
         ]
         known.add(stage.name)
@@ -78,17 +78,25 @@ def check_references(recipe: Recipe) -> None:
         raise UsageError("\n".join(faults), expected="names of stages above it, or a path")
 
 
-def _references(stage: Stage) -> list[str]:
+def _references(recipe: Recipe, stage: Stage) -> list[str]:
     """Return the names of earlier stages that this one reads (paths are not names)."""
     wanted: list[Any] = []
     if stage.verb == "compare":
         wanted += stage.settings.get("of", [])
     if stage.verb == "train":
-        wanted += stage.settings.get("data", [])
+        wanted += [_head(recipe, name) for name in stage.settings.get("data", [])]
         wanted.append(stage.settings.get("from", "model"))
     if stage.verb in ("eval", "sample"):
         wanted.append(stage.settings.get("model", "model"))
+    if stage.verb == "data":
+        wanted += recipe_data.references(recipe, stage)
     return [str(name) for name in wanted if "/" not in str(name) and "." not in str(name)]
+
+
+def _head(recipe: Recipe, name: Any) -> str:
+    """Return the stage of ``mixed/stage-1``; any other name, a path too, stays as it is."""
+    head, slash, _ = str(name).partition("/")
+    return head if slash and any(head == stage.name for stage in recipe.stages) else str(name)
 
 
 def _run_stage(
@@ -147,9 +155,14 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
     from tunesmith.models.load import resolve_model
 
     reads: dict[str, Any] = {}
-    for name in _references(stage):
+    for name in _references(recipe, stage):
         if name in records:
             reads[name] = records[name].output_hash
+            held_out = recipe_data.held_out_of(str(records[name].output)).get("eval_dataset")
+            if held_out:
+                reads[f"{name} (held out)"] = hash_file(Path(held_out))
+    if stage.verb == "data":
+        reads |= recipe_data.contents(recipe, stage)
     if stage.verb in ("eval", "sample", "train"):
         own = stage.settings.get("from" if stage.verb == "train" else "model", "model")
         if own not in records:

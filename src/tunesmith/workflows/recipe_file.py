@@ -13,7 +13,7 @@ import yaml
 from tunesmith.config.yaml_file import YamlFault, read_yaml
 from tunesmith.errors import UsageError
 
-VERBS = ("train", "sample", "eval", "compare", "report")
+VERBS = ("data", "train", "sample", "eval", "compare", "report")
 TOP_KEYS = ("name", "about", "model", "stages")
 
 
@@ -126,9 +126,19 @@ def _override(recipe: Recipe, overrides: Sequence[str], faults: list[str]) -> Re
         else:
             for stage in recipe.stages:
                 if target in (stage.name, stage.verb):
-                    settings[stage.name][field.replace("-", "_")] = yaml.safe_load(text)
+                    _set(settings[stage.name], field.replace("-", "_"), yaml.safe_load(text))
     stages = tuple(Stage(s.verb, s.name, settings[s.name]) for s in recipe.stages)
     return Recipe(recipe.name, recipe.about, model, stages, recipe.path)
+
+
+def _set(settings: dict[str, Any], field: str, value: Any) -> None:
+    """Set a key, or with dots a key inside: ``mix.rows`` in the settings of a data stage."""
+    head, dot, rest = field.partition(".")
+    if dot and isinstance(settings.get(head), Mapping):
+        settings[head] = dict(settings[head])
+        _set(settings[head], rest, value)
+    else:
+        settings[field] = value
 
 
 def _near(word: object, known: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from tunesmith.config.load import resolve
 from tunesmith.config.schema import EvalOptions, FineTuningConfig, SampleOptions
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
+from tunesmith.workflows.recipe_data import dataset_of, held_out_of, make_data
 from tunesmith.workflows.recipe_file import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path
     settings = dict(stage.settings)
     model = _model(recipe, str(settings.pop("from", "model")), records)
     data = [str(name) for name in settings.pop("data", [])]
-    paths = [str(records[name].output) if name in records else name for name in data]
+    paths = [dataset_of(name, records) for name in data]
     given: dict[str, Any] = {
         **settings,
         "model": model,
@@ -67,6 +68,9 @@ def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path
     }
     if paths:
         given["dataset"] = paths
+    made = len(data) == 1 and data[0].partition("/")[0] in records
+    if made and not {"eval_dataset", "dataset_test_split", "validation_split"} & settings.keys():
+        given |= held_out_of(paths[0])
     # A folder that is there already holds this very run, stopped before its end.
     if checkpoint.latest(folder / "checkpoints")[0] is not None:
         given["resume"] = "auto"
@@ -101,6 +105,7 @@ def _options(kind: Any, given: Mapping[str, Any], recipe: Recipe, stage: Stage) 
 
 
 STAGES: dict[str, Callable[[Recipe, Stage, Path, Records], Path]] = {
+    "data": make_data,
     "eval": _eval,
     "sample": _sample,
     "train": _train,
