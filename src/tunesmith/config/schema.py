@@ -55,7 +55,7 @@ class DataOptions(Options):
     task: TaskName = "instruct"
     """Kind of work; it sets defaults and, for units and maths, how answers are graded."""
     dataset: list[str] = Field(default_factory=list)
-    """Files, saved folders or hub names; several are joined. Units makes its own rows without."""
+    """Files, folders, hub or set names; several are joined; by shares: a.jsonl:0.3 b.jsonl:0.7."""
     eval_dataset: str | None = None
     """Held-out rows from a source of their own."""
     dataset_train_split: str = "train"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.mixture import Ask, plan, rank
 from tunesmith.data.prepare import prompt_key, split_document, split_holdout
 from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.base import GradedTask, Task
@@ -13,6 +16,9 @@ from tunesmith.workflows import console
 
 if TYPE_CHECKING:
     from tunesmith.types import Example, Problem
+
+
+_SHARE = re.compile(r"(?P<name>.+):(?P<share>\d*\.?\d+)")
 
 
 @dataclass(slots=True)
@@ -30,13 +36,13 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     """Return a run's data, announcing what was found and what is held out."""
     if not config.dataset:
         return _generated(config, task)
-    examples: list[Example] = []
+    names, shares = split_shares(config.dataset)
     by_example: dict[str, Problem] = {}
-    for source in config.dataset:
-        examples += _read(config, task, source, config.dataset_train_split, by_example)
+    parts = [_read(config, task, name, config.dataset_train_split, by_example) for name in names]
+    examples = [example for part in _shared(parts, names, shares, config.seed) for example in part]
     repeated = 0
     if config.eval_dataset or config.dataset_test_split:
-        source = config.eval_dataset or config.dataset[0]
+        source = config.eval_dataset or names[0]
         split = config.dataset_test_split or "train"
         held_out = _read(config, task, source, split, by_example)
         known = {prompt_key(example) for example in examples}
@@ -52,6 +58,51 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     if isinstance(task, GradedTask) and task.name == "units":
         questions = task.problems("test", limit=config.eval_questions or 1)
     return Data(examples, held_out, questions[: config.eval_questions], repeated)
+
+
+def split_shares(sources: Sequence[str]) -> tuple[list[str], list[float] | None]:
+    """Return the names of sources such as ``a.jsonl:0.3`` and their shares, None without any."""
+    found = [_SHARE.fullmatch(source) for source in sources]
+    if not any(found):
+        return list(sources), None
+    if not all(found):
+        bare = next(source for source, match in zip(sources, found, strict=True) if not match)
+        raise UsageError(
+            f"{bare!r} has no share, but other sources have one.",
+            expected="a share behind every source, or behind none",
+            hint=f"{bare}:0.5",
+        )
+    matches = [match for match in found if match]
+    shares = [float(match["share"]) for match in matches]
+    if not all(shares):
+        raise UsageError("A share of 0 takes nothing.", hint="leave that source out")
+    return [match["name"] for match in matches], shares
+
+
+def _shared(
+    parts: list[list[Example]], names: Sequence[str], shares: list[float] | None, seed: int
+) -> list[list[Example]]:
+    """Cut sources to their shares: as many rows as there can be without repeating any."""
+    if shares is None:
+        return parts
+    asks = [
+        Ask(f"{at}", share, len(part))
+        for at, (part, share) in enumerate(zip(parts, shares, strict=True))
+    ]
+    allotted = plan(
+        [replace(ask, share=ask.share / sum(shares)) for ask in asks if ask.share], None
+    )
+    kept = []
+    for at, part in enumerate(parts):
+        wanted = allotted[f"{at}"].unique
+        order = sorted(range(len(part)), key=lambda i: rank(seed, names[at], str(part[i].origin)))
+        chosen = set(order[:wanted])
+        kept.append([example for i, example in enumerate(part) if i in chosen])
+        console.say(
+            f"{names[at]}: {wanted:,} of {len(part):,} rows, for a share of "
+            f"{shares[at] / sum(shares):.1%}; {len(part) - wanted:,} are left out."
+        )
+    return kept
 
 
 def _hold_out(

@@ -17,7 +17,7 @@ from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.opening import open_model
-from tunesmith.workflows.rows import Data, gather
+from tunesmith.workflows.rows import Data, gather, split_shares
 from tunesmith.workflows.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _prepare(examples: Sequence[Any], renderer: Renderer, config: FineTuningConf
 def _run_name(config: FineTuningConfig) -> str:
     if not config.dataset:
         return f"{config.task}_generated"
-    name = Path(config.dataset[0]).name
+    name = Path(split_shares(config.dataset)[0][0]).name
     for suffix in (".gz", ".jsonl", ".json", ".csv", ".parquet", ".txt", ".md"):
         name = name.removesuffix(suffix)
     return f"{config.task}_{name}"
