@@ -1,0 +1,130 @@
+"""Many texts to tokens at once: words that came before are looked up instead of computed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+REMEMBERED = 200_000
+"""Words kept; with more, all are forgotten and learnt anew."""
+LONGEST = 64
+"""Characters of a word worth keeping."""
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BETWEEN = re.compile(r"(?<=[^\s\u180e]) (?=[^\s\u180e])")
+"""A lone space between two characters; U+180E was white space in older editions of Unicode."""
+_ODD = ("  ", "\n ", " \n", "\t", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x1f")
+"""Without these, every space of an ASCII text stands between two characters or at its ends."""
+PATTERNS = {
+    GPT2,
+    _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
+    _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,
+}
+"""Ways to cut a text (GPT-2, Qwen 2, Llama 3) that always cut before a lone space between two
+characters, and look at nothing on its left: so words with their space stand by themselves."""
+
+
+class TextTokens:
+    """Tokenises texts for one tokenizer; the ids are the ones of a call for each text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.by_word = cuts_at_spaces(tokenizer)
+        """Whether words are looked up; otherwise each text is computed whole."""
+        self._first: dict[str, list[int]] = {}
+        self._later: dict[str, list[int]] = {}
+        """Words without the space in front of them."""
+
+    def all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of every text, no special tokens added."""
+        if not self.by_word:
+            return self._called(texts)
+        parts = [_words(text) for text in texts]
+        first, later = self._first, self._later
+        for known in (first, later):
+            if len(known) > REMEMBERED:
+                known.clear()
+        new_first = list({words[0] for words in parts}.difference(first))
+        new_later = list(set(chain.from_iterable(w[1:] for w in parts)).difference(later))
+        made = self._computed(new_first + [f" {word}" for word in new_later])
+        first.update(zip(new_first, made, strict=False))
+        later.update(zip(new_later, made[len(new_first) :], strict=True))
+        look_up = later.__getitem__
+        found = [
+            list(chain(first[words[0]], *map(look_up, words[1:])))
+            if len(words) > 1
+            else first[words[0]].copy()
+            for words in parts
+        ]
+        for fresh, known in ((new_first, first), (new_later, later)):
+            for word in fresh:
+                if len(word) > LONGEST:
+                    del known[word]
+        return found
+
+    def _computed(self, texts: Sequence[str]) -> list[list[int]]:
+        """Do what a call does, without what a call spends on each text."""
+        backend = self._tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = self._tokenizer.split_special_tokens
+        return [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _called(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        called = self._tokenizer(list(texts), add_special_tokens=False)
+        return [list(ids) for ids in called["input_ids"]]
+
+
+def _words(text: str) -> list[str]:
+    """Cut a text at its lone spaces; all parts but the first one stood behind a space."""
+    if text.isascii() and text[-1:] != " " and not any(odd in text for odd in _ODD):
+        return text.split(" ")
+    return _BETWEEN.split(text)
+
+
+def cuts_at_spaces(tokenizer: Any) -> bool:
+    """Say whether a tokenizer provably treats each word behind a lone space by itself.
+
+    Known by its parts: byte-level BPE, cut by one of ``PATTERNS``, no normaliser but NFC (which
+    never composes anything with a space), and no added token that holds or swallows white space.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or type(backend.model).__name__ != "BPE" or backend.model.dropout:
+        return False
+    if backend.model.continuing_subword_prefix or backend.model.end_of_word_suffix:
+        return False
+    if backend.normalizer is not None and _state(backend.normalizer) != {"type": "NFC"}:
+        return False
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.lstrip or token.rstrip or token.single_word or re.search(r"\s", token.content):
+            return False
+    return backend.pre_tokenizer is not None and _cutter(_state(backend.pre_tokenizer))
+
+
+def _cutter(state: dict[str, Any]) -> bool:
+    parts = state["pretokenizers"] if state["type"] == "Sequence" else [state]
+    *before, last = parts
+    if last["type"] != "ByteLevel" or last["add_prefix_space"]:
+        return False
+    cut = last.get("use_regex", True)
+    for part in before:
+        if part["type"] == "Split" and part["behavior"] == "Isolated" and not part["invert"]:
+            if part["pattern"].get("Regex") not in PATTERNS:
+                return False
+            cut = True
+        elif part["type"] != "Digits":
+            return False
+    return bool(cut)
+
+
+def _state(component: Any) -> dict[str, Any]:
+    """Return a component's settings, as they stand in tokenizer.json."""
+    state: dict[str, Any] = json.loads(component.__getstate__())
+    return state
