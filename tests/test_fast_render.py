@@ -95,9 +95,7 @@ def real_rows(folder: Path) -> list[Example]:
     names = {"human": "user", "gpt": "assistant", "function_call": "assistant"}
     for name in ("glaive_toolcall_en.json", "fastchat_dummy_conversation.json"):
         for row in json.loads((folder / "chat" / name).read_text(encoding="utf-8"))[:60]:
-            turns = [
-                (names.get(t["from"], "tool"), t["value"], {}) for t in row["conversations"]
-            ]
+            turns = [(names.get(t["from"], "tool"), t["value"], {}) for t in row["conversations"]]
             found.append(turns)
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, None]}}}
     found.append([("user", "do it", {}), ("assistant", "so", {"tool_calls": [call]})])

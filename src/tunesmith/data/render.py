@@ -6,12 +6,14 @@ import datetime
 import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
 from tunesmith.data.templates import Chat, Template, choose_template
-from tunesmith.data.words import TextTokens
+from tunesmith.data.words import Spelling, TextTokens, byte_spelling
 from tunesmith.errors import ContractError, UsageError
 from tunesmith.types import Encoded, Example, Segment
+
 
 class Tokenizer(Protocol):
     """What is used of a Hugging Face fast tokenizer."""
@@ -20,10 +22,13 @@ class Tokenizer(Protocol):
     bos_token_id: int | None
     eos_token_id: int | None
     all_special_ids: list[int]
+    special_tokens_map: dict[str, Any]
+    split_special_tokens: bool
 
     def __call__(self, text: Any, **settings: Any) -> Any: ...
     def apply_chat_template(self, conversation: Any, **settings: Any) -> Any: ...
     def decode(self, token_ids: Any, **settings: Any) -> Any: ...
+    def batch_decode(self, sequences: Any, **settings: Any) -> Any: ...
 
 
 Piece = tuple[str, int | None]
@@ -54,6 +59,7 @@ class Renderer:
         self.template, self.form = choose_template(tokenizer.chat_template, template)
         self._template = Template(tokenizer, self.template)
         self._texts = TextTokens(tokenizer)
+        self._spelling: Spelling | None = byte_spelling(tokenizer)
         if tokenizer.eos_token_id is None:
             raise ContractError(
                 "The tokenizer has no end-of-text token, so no answer could be ended.",
@@ -77,6 +83,29 @@ class Renderer:
         probe = self._ids("Aa1 é\n\t{}<|x|> 12.5")
         return hashlib.sha256(repr((self.template, probe, self.stop_ids)).encode()).hexdigest()
 
+    @property
+    def identity(self) -> str | None:
+        """Return a hash of all that decides tokens; None where the tokenizer cannot be written.
+
+        A template that asks for the date is another one tomorrow.
+        """
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        dated = str(datetime.date.today()) if "strftime_now" in self.template else ""
+        parts = (
+            self.template,
+            dated,
+            self.stop_ids,
+            self.bos_id,
+            type(self._tokenizer).__name__,
+            sorted(self._tokenizer.special_tokens_map.items(), key=str),
+            self._tokenizer.split_special_tokens,
+            [(name, version(name)) for name in ("transformers", "tokenizers", "jinja2")],
+            backend.to_str(),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
     def __reduce__(self) -> Any:
         return _opened_again, (self._tokenizer, self.template, self._extra_stops)
 
@@ -99,7 +128,11 @@ class Renderer:
 
     def decode_all(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return what ``decode`` says of each."""
-        decoded = self._tokenizer.batch_decode([list(ids) for ids in rows], skip_special_tokens=True)
+        if self._spelling is not None:
+            return [self._spelling.text(ids) for ids in rows]
+        decoded = self._tokenizer.batch_decode(
+            [list(ids) for ids in rows], skip_special_tokens=True
+        )
         return list(decoded)
 
     def encode(self, example: Example, max_length: int, *, answers_only: bool = True) -> Rendered:
@@ -207,7 +240,9 @@ class Renderer:
         for piece, turn in done:
             weight = 1.0
             if answers_only:
-                weight = example.segments[turn].weight if turn in trained and turn is not None else 0.0
+                weight = (
+                    example.segments[turn].weight if turn in trained and turn is not None else 0.0
+                )
             ids += piece
             weights += [weight] * len(piece)
             if weight:

@@ -128,3 +128,49 @@ def _state(component: Any) -> dict[str, Any]:
     """Return a component's settings, as they stand in tokenizer.json."""
     state: dict[str, Any] = json.loads(component.__getstate__())
     return state
+
+
+class Spelling(dict[int, bytes]):
+    """The bytes of each token of a byte-level vocabulary, learnt when first asked for."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        super().__init__(
+            (number, b"" if token.special else token.content.encode())
+            for number, token in tokenizer.added_tokens_decoder.items()
+        )
+
+    def __missing__(self, number: int) -> bytes:
+        token = self._tokenizer.convert_ids_to_tokens(number)
+        # A token with another character is spelled as it stands, as the decoder does.
+        known = token is not None and all(c in _BYTES for c in token)
+        spelled = bytes(_BYTES[c] for c in token) if known else (token or "").encode()
+        self[number] = spelled
+        return spelled
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones left out."""
+        return b"".join(map(self.__getitem__, ids)).decode(errors="replace")
+
+
+def byte_spelling(tokenizer: Any) -> Spelling | None:
+    """Return the spelling of a tokenizer whose decoder joins bytes and does nothing else."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.decoder is None:
+        return None
+    if _state(backend.decoder)["type"] != "ByteLevel":
+        return None
+    if getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return None
+    return Spelling(tokenizer)
+
+
+def _byte_letters() -> dict[str, int]:
+    """Return GPT-2's letters for bytes: printable Latin-1 as it is, the others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(0x100 + at): byte for at, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
