@@ -58,6 +58,14 @@ class Prepared:
             return self.rows.trained_tokens
         return sum(1 for row in self.rows for weight in row.weights if weight)
 
+    def made(self) -> str:
+        """Say where the rows came from and how fast."""
+        if self.cached == self.examples:
+            return "from the cache"
+        rate = self.tokens / max(self.seconds, 1e-9)
+        part = f", {self.cached} examples from the cache" if self.cached else ""
+        return f"tokenised in {self.seconds:.1f} s, {_short(rate)} tokens/s{part}"
+
     def lengths(self) -> Sequence[int]:
         """Return the rows' lengths in tokens."""
         if isinstance(self.rows, TokenRows):
@@ -128,6 +136,10 @@ def prepare(
     if not prepared.rows:
         raise ContractError("No row is left to train on.")
     return prepared
+
+
+def _short(number: float) -> str:
+    return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number / 1e3:.0f}k"
 
 
 def _size(example: Example) -> int:

@@ -16,17 +16,18 @@ LONGEST = 64
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_BETWEEN = re.compile(r"(?<=[^\s\u180e]) (?=[^\s\u180e])")
-"""A lone space between two characters; U+180E was white space in older editions of Unicode."""
-_ODD = ("  ", "\n ", " \n", "\t", "\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x1f")
-"""Without these, every space of an ASCII text stands between two characters or at its ends."""
+_CUT = re.compile(r"(?<=[^\s\u180e])(?= [^\s\u180e])|(?<=[^\s\u180e]\n)(?=[^\s\u180e])")
+"""Before a lone space, behind a lone line break; U+180E was white space in older Unicode."""
+_ODD = ("  ", "\n ", " \n", "\n\n", "\0", *"\t\r\v\f\x1c\x1d\x1e\x1f")
+"""Without these, every space and line break of an ASCII text is a lone one."""
 PATTERNS = {
     GPT2,
     _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
     _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST,
 }
-"""Ways to cut a text (GPT-2, Qwen 2, Llama 3) that always cut before a lone space between two
-characters, and look at nothing on its left: so words with their space stand by themselves."""
+"""Ways to cut a text (GPT-2, Qwen 2, Llama 3) that always cut before a space and behind a line
+break that stand alone between two characters, and look at nothing on their left: so words with
+their space, and lines, stand by themselves."""
 
 
 class TextTokens:
@@ -36,35 +37,23 @@ class TextTokens:
         self._tokenizer = tokenizer
         self.by_word = cuts_at_spaces(tokenizer)
         """Whether words are looked up; otherwise each text is computed whole."""
-        self._first: dict[str, list[int]] = {}
-        self._later: dict[str, list[int]] = {}
-        """Words without the space in front of them."""
+        self._known: dict[str, list[int]] = {}
 
     def all(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of every text, no special tokens added."""
         if not self.by_word:
             return self._called(texts)
         parts = [_words(text) for text in texts]
-        first, later = self._first, self._later
-        for known in (first, later):
-            if len(known) > REMEMBERED:
-                known.clear()
-        new_first = list({words[0] for words in parts}.difference(first))
-        new_later = list(set(chain.from_iterable(w[1:] for w in parts)).difference(later))
-        made = self._computed(new_first + [f" {word}" for word in new_later])
-        first.update(zip(new_first, made, strict=False))
-        later.update(zip(new_later, made[len(new_first) :], strict=True))
-        look_up = later.__getitem__
-        found = [
-            list(chain(first[words[0]], *map(look_up, words[1:])))
-            if len(words) > 1
-            else first[words[0]].copy()
-            for words in parts
-        ]
-        for fresh, known in ((new_first, first), (new_later, later)):
-            for word in fresh:
-                if len(word) > LONGEST:
-                    del known[word]
+        known = self._known
+        if len(known) > REMEMBERED:
+            known.clear()
+        fresh = list(set(chain.from_iterable(parts)).difference(known))
+        known.update(zip(fresh, self._computed(fresh), strict=True))
+        look_up = known.__getitem__
+        found = [list(chain.from_iterable(map(look_up, words))) for words in parts]
+        for word in fresh:
+            if len(word) > LONGEST:
+                del known[word]
         return found
 
     def _computed(self, texts: Sequence[str]) -> list[list[int]]:
@@ -83,10 +72,10 @@ class TextTokens:
 
 
 def _words(text: str) -> list[str]:
-    """Cut a text at its lone spaces; all parts but the first one stood behind a space."""
+    """Cut a text before its lone spaces and behind its lone line breaks."""
     if text.isascii() and text[-1:] != " " and not any(odd in text for odd in _ODD):
-        return text.split(" ")
-    return _BETWEEN.split(text)
+        return text.replace(" ", "\0 ").replace("\n", "\n\0").split("\0")
+    return _CUT.split(text)
 
 
 def cuts_at_spaces(tokenizer: Any) -> bool:
