@@ -125,7 +125,8 @@ def _show_first(rows: Prepared, renderer: Renderer) -> None:
 
     console.say(
         f"Rows: {len(rows.rows)} of {rows.examples} examples, {rows.tokens:,} tokens, "
-        f"{rows.trained_tokens:,} of them trained ({rows.made()}). The first one, trained parts in ⟦ ⟧:"
+        f"{rows.trained_tokens:,} of them trained ({rows.made()}). "
+        "The first one, trained parts in ⟦ ⟧:"
     )
     console.say(marked(rows.rows[0], renderer, limit=600))
 
