@@ -169,6 +169,14 @@ def test_words_tokenise_as_texts_do(texts: list[str]) -> None:
         assert fast.all(texts) == wanted
 
 
+@given(st.lists(st.text("abZ 1\n!\"(.,'-_<|x>", max_size=20), max_size=8))
+@settings(max_examples=500, deadline=None)
+def test_words_with_punctuation_tokenise_as_texts_do(texts: list[str]) -> None:
+    for tokenizer in CUTTERS:
+        wanted = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        assert TextTokens(tokenizer).all(texts) == wanted
+
+
 def test_only_proven_tokenizers_are_cut_at_spaces() -> None:
     assert cuts_at_spaces(tiny_tokenizer())
     pattern = sorted(PATTERNS)[0]
@@ -202,6 +210,7 @@ def test_words_are_forgotten_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -
         text = f"a{at} b{at} {'long' * 30}"
         assert fast.all([text]) == [tokenizer(text, add_special_tokens=False)["input_ids"]]
     assert len(fast._known) < 10
+    assert len(fast._stems) < 10
 
 
 def test_messages_with_more_than_content_go_the_whole_way() -> None:

@@ -18,8 +18,10 @@ _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CUT = re.compile(r"(?<=[^\s\u180e])(?= [^\s\u180e])|(?<=[^\s\u180e]\n)(?=[^\s\u180e])")
 """Before a lone space, behind a lone line break; U+180E was white space in older Unicode."""
-_ODD = ("  ", "\n ", " \n", "\n\n", "\0", *"\t\r\v\f\x1c\x1d\x1e\x1f")
-"""Without these, every space and line break of an ASCII text is a lone one."""
+_ODD = ("  ", "\n ", " \n", "\n\n\n", "\0", "\1", *"\t\r\v\f\x1c\x1d\x1e\x1f")
+"""Without these, every space of an ASCII text is a lone one, and line breaks come by one or two."""
+_STEM = re.compile(r"( ?[A-Za-z]+)([!\"#$%&()*+,\-./:;<=>?@\[\\\]^_`{|}~]+\n?|\n)")
+"""A word with punctuation behind it, which every one of ``PATTERNS`` cuts off: no apostrophe."""
 PATTERNS = {
     GPT2,
     _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST,
@@ -38,6 +40,11 @@ class TextTokens:
         self.by_word = cuts_at_spaces(tokenizer)
         """Whether words are looked up; otherwise each text is computed whole."""
         self._known: dict[str, list[int]] = {}
+        self._stems: dict[str, list[int]] = {}
+        """Words without punctuation, and punctuation: fewer by far, and asked for less often."""
+        if self.by_word:
+            added = tokenizer.added_tokens_decoder.values()
+            self._whole = re.compile("|".join(re.escape(t.content) for t in added) or "(?!)")
 
     def all(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of every text, no special tokens added."""
@@ -48,13 +55,27 @@ class TextTokens:
         if len(known) > REMEMBERED:
             known.clear()
         fresh = list(set(chain.from_iterable(parts)).difference(known))
-        known.update(zip(fresh, self._computed(fresh), strict=True))
+        known.update(zip(fresh, self._learnt(fresh), strict=True))
         look_up = known.__getitem__
         found = [list(chain.from_iterable(map(look_up, words))) for words in parts]
         for word in fresh:
             if len(word) > LONGEST:
                 del known[word]
         return found
+
+    def _learnt(self, words: list[str]) -> list[list[int]]:
+        """Return the ids of words met for the first time, by their stems where they have one."""
+        stems = self._stems
+        if len(stems) > REMEMBERED:
+            stems.clear()
+        parts = []
+        for word in words:
+            cut = None if self._whole.search(word) else _STEM.fullmatch(word)
+            parts.append(cut.groups() if cut else (word,))
+        fresh = list(set(chain.from_iterable(parts)).difference(stems))
+        made = dict(zip(fresh, self._computed(fresh), strict=True))
+        stems.update((word, ids) for word, ids in made.items() if len(word) <= LONGEST)
+        return [[i for p in pair for i in (stems[p] if p in stems else made[p])] for pair in parts]
 
     def _computed(self, texts: Sequence[str]) -> list[list[int]]:
         """Do what a call does, without what a call spends on each text."""
@@ -74,7 +95,10 @@ class TextTokens:
 def _words(text: str) -> list[str]:
     """Cut a text before its lone spaces and behind its lone line breaks."""
     if text.isascii() and text[-1:] != " " and not any(odd in text for odd in _ODD):
-        return text.replace(" ", "\0 ").replace("\n", "\n\0").split("\0")
+        if "\n\n" not in text:
+            return text.replace(" ", "\0 ").replace("\n", "\n\0").split("\0")
+        marked = text.replace("\n\n", "\1").replace(" ", "\0 ").replace("\n", "\n\0")
+        return marked.replace("\1", "\n\n").split("\0")
     return _CUT.split(text)
 
 
