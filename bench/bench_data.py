@@ -40,7 +40,8 @@ def make_pairs(limit: int) -> list[tuple[str, str]]:
             row = json.loads(line)
             pairs[row["question"], row["answer"]] = None
         for path in sorted((SHARED / "corpora").glob("*.txt.gz")):
-            text = gzip.decompress(path.read_bytes()).decode().replace("<|endoftext|>", "")
+            text = gzip.decompress(path.read_bytes()).decode().replace("\r\n", "\n")
+            text = text.replace("<|endoftext|>", "")
             # Pieces of some 350 characters, cut behind a space or a line break.
             parts = re.findall(r"(?s).{100,350}\s", text)
             parts = [part.strip() for part in parts if len(part.strip()) > 100]
