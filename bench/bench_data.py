@@ -15,6 +15,7 @@ import gzip
 import json
 import os
 import re
+import resource
 import statistics
 import tempfile
 import time
@@ -90,10 +91,17 @@ def agreement(prepared: Prepared, mapped: Any) -> tuple[int, int]:
     return same, len(picked)
 
 
-def timed(do: Callable[[], Any]) -> tuple[float, Any]:
-    began = time.perf_counter()
+def processor_seconds() -> float:
+    """Return what this process and its finished children have used: little moved by other load."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def timed(do: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Return wall seconds, processor seconds and the result."""
+    began, used = time.perf_counter(), processor_seconds()
     result = do()
-    return time.perf_counter() - began, result
+    return time.perf_counter() - began, processor_seconds() - used, result
 
 
 def main() -> None:
@@ -112,43 +120,47 @@ def main() -> None:
     tokenizer.chat_template = Renderer(tokenizer).template
     pairs = make_pairs(arguments.rows)
     print(f"{len(pairs):,} distinct rows; load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
-    rates: dict[str, list[float]] = {}
+    rates: dict[str, list[tuple[float, float]]] = {}
 
-    def note(name: str, seconds: float, tokens: int) -> None:
-        rates.setdefault(name, []).append(tokens / seconds)
-        print(f"{name:44} {tokens / seconds / 1e6:7.3f}M tokens/s  {seconds:6.2f} s", flush=True)
+    def note(name: str, seconds: float, used: float, tokens: int) -> None:
+        rates.setdefault(name, []).append((tokens / seconds, tokens / used))
+        print(
+            f"{name:32} {tokens / seconds / 1e6:7.3f}M tokens/s  {seconds:6.2f} s, "
+            f"{used:6.2f} s of processors",
+            flush=True,
+        )
 
     several = arguments.workers
     for _ in range(arguments.repeats):
         for workers in dict.fromkeys([several, 1]):
             with tempfile.TemporaryDirectory() as folder:
-                seconds, prepared = timed(
+                *spent, prepared = timed(
                     lambda w=workers, f=folder: ours(pairs, tokenizer, w, Path(f))
                 )
-                note(f"tunesmith, {workers} processes", seconds, prepared.tokens)
-                seconds, again = timed(
+                note(f"tunesmith, {workers} processes", *spent, prepared.tokens)
+                *again_spent, again = timed(
                     lambda w=workers, f=folder: ours(pairs, tokenizer, w, Path(f))
                 )
-                note("tunesmith, from the cache", seconds, prepared.tokens)
+                note("tunesmith, from the cache", *again_spent, prepared.tokens)
                 assert again.cached == len(pairs)
-            seconds, mapped = timed(lambda w=workers: peer(pairs, tokenizer, w))
-            tokens = prepared.tokens
-            note(f"datasets.map, {workers} processes", seconds, tokens)
+            *spent, mapped = timed(lambda w=workers: peer(pairs, tokenizer, w))
+            note(f"datasets.map, {workers} processes", *spent, prepared.tokens)
             same, of = agreement(prepared, mapped)
     print(f"\nids agree in {same} of {of} rows looked at; medians of {arguments.repeats} runs")
     for workers in dict.fromkeys([several, 1]):
-        mine, other = (
-            statistics.median(rates[f"{name}, {workers} processes"])
-            for name in ("tunesmith", "datasets.map")
-        )
-        print(
-            f"{workers} processes: {mine:,.0f} against {other:,.0f} tokens/s: {mine / other:.2f}x"
-        )
+        for kind, what in enumerate(("tokens/s", "tokens per processor second")):
+            mine, other = (
+                statistics.median(rate[kind] for rate in rates[f"{name}, {workers} processes"])
+                for name in ("tunesmith", "datasets.map")
+            )
+            print(
+                f"{workers} processes: {mine:,.0f} against {other:,.0f} {what}: {mine / other:.2f}x"
+            )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
         lines = (json.dumps({"prompt": a, "completion": b}) + "\n" for a, b in pairs)
         path.write_text("".join(lines), encoding="utf-8")
-        seconds, count = timed(lambda: sum(1 for _ in read_rows(str(path))))
+        seconds, _, count = timed(lambda: sum(1 for _ in read_rows(str(path))))
         print(f"reading JSON Lines: {count / seconds:,.0f} rows/s")
     print(f"load after: {os.getloadavg()[0]:.2f}")
 

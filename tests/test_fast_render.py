@@ -30,6 +30,20 @@ ODD = ["<think>a b</think> c", " ", "\n", "\t x  y", "<|im_end|>", "2 + 2 = 4", 
 TEXTS = st.one_of(st.text(max_size=25), st.sampled_from(ODD), st.text(" ab\n<1é", max_size=12))
 
 
+THOUGHT = Example(
+    tuple(
+        Segment(role, text, float(role == "assistant"))
+        for role, text in [
+            ("user", "a?"),
+            ("assistant", "<think>b c</think>d"),
+            ("user", "e?"),
+            ("assistant", "<think>f</think>g h"),
+        ]
+    ),
+    Origin("thought", 1),
+)
+
+
 @st.composite
 def chats(draw: Any) -> Example:
     if draw(st.integers(0, 9)) == 0:
@@ -74,7 +88,7 @@ def assert_same(tokenizer: Any, renderer: Renderer, examples: list[Example], lim
 @settings(max_examples=25, deadline=None)
 def test_batches_equal_the_slow_way(template: str, examples: list[Example], limit: int) -> None:
     tokenizer = tiny_tokenizer()
-    assert_same(tokenizer, Renderer(tokenizer, template), examples, limit)
+    assert_same(tokenizer, Renderer(tokenizer, template), [*examples, THOUGHT], limit)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -128,6 +142,8 @@ def byte_level(pattern: str | None, **normal: Any) -> Any:
         show_progress=False,
     )
     words = ["the cat sat on the mat", "  how many\n\n  are 12 345", "it's don't ... !!! a b c d"]
+    # Runs of white space are tokens of their own, so a cut inside one shows.
+    words += ["a \n", "a \n\n", "a\n\n\n", "a  ", "a\n ", " \t ", "a\r\n"] * 20
     backend.train_from_iterator(words, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<s>")
     for token in normal.get("added", []):
@@ -137,6 +153,7 @@ def byte_level(pattern: str | None, **normal: Any) -> Any:
 
 CUTTERS = [byte_level(pattern) for pattern in [None, *sorted(PATTERNS)]]
 CUTTERS += [byte_level(sorted(PATTERNS)[0], normalizer=normalizers.NFC())]
+CUTTERS += [byte_level(None, added=["ab."])]
 
 
 @given(
@@ -172,6 +189,7 @@ def test_words_tokenise_as_texts_do(texts: list[str]) -> None:
 @given(st.lists(st.text("abZ 1\n!\"(.,'-_<|x>", max_size=20), max_size=8))
 @settings(max_examples=500, deadline=None)
 def test_words_with_punctuation_tokenise_as_texts_do(texts: list[str]) -> None:
+    texts = [*texts, "a \nb", "a  b", "a\n b", "a\n\n\nb", "ab. a", "(ab.) ab.\nb"]
     for tokenizer in CUTTERS:
         wanted = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         assert TextTokens(tokenizer).all(texts) == wanted
@@ -211,6 +229,7 @@ def test_words_are_forgotten_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -
         assert fast.all([text]) == [tokenizer(text, add_special_tokens=False)["input_ids"]]
     assert len(fast._known) < 10
     assert len(fast._stems) < 10
+    assert not [word for word in (*fast._known, *fast._stems) if len(word) > words.LONGEST]
 
 
 def test_messages_with_more_than_content_go_the_whole_way() -> None:
