@@ -19,7 +19,7 @@ from tiny_models import CHATML, tiny_tokenizer
 from tunesmith.data import words
 from tunesmith.data.render import Renderer
 from tunesmith.data.templates import Template
-from tunesmith.data.words import PATTERNS, TextTokens, cuts_at_spaces
+from tunesmith.data.word_tokens import PATTERNS, TextTokens, cuts_at_spaces
 from tunesmith.errors import ContractError
 from tunesmith.types import Example, Origin, Segment
 

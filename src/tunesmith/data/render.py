@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
 from tunesmith.data.templates import Chat, Template, choose_template
-from tunesmith.data.words import Spelling, TextTokens, byte_spelling
+from tunesmith.data.word_tokens import Spelling, TextTokens, byte_spelling
 from tunesmith.errors import ContractError, UsageError
 from tunesmith.types import Encoded, Example, Segment
 
