@@ -22,3 +22,9 @@ def shared() -> Path:
 def tiny() -> Path:
     """Return the folder of the built-in base model."""
     return ROOT / "src" / "tunesmith" / "assets" / "tiny"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests out of the cache of whoever runs them, and of one another's."""
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))

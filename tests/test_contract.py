@@ -18,8 +18,7 @@ SHOUTS = CHATML.replace("m['content']", "m['content'] | upper")
 
 
 def test_a_template_that_rewrites_an_answer_of_the_prompt_is_refused() -> None:
-    renderer = Renderer(tiny_tokenizer())
-    renderer.template = SHOUTS
+    renderer = Renderer(tiny_tokenizer(SHOUTS))
     with pytest.raises(ContractError, match="changes the text of an assistant turn"):
         renderer.prompt_ids((*TURNS, Segment("user", "And you?")))
 
@@ -39,8 +38,8 @@ def test_every_row_is_held_to_the_contract(monkeypatch: pytest.MonkeyPatch) -> N
     [row] = renderer.encode(EXAMPLE, 200).rows
     assert prepare([EXAMPLE], renderer, 200).rows == [row]
     untrained = dataclasses.replace(row, weights=(0.0,) * len(row.ids))
-    encode = lambda *_, **__: Rendered((untrained,))  # noqa: E731
-    monkeypatch.setattr(renderer, "encode", encode)
+    encode = lambda *_, **__: [Rendered((untrained,))]  # noqa: E731
+    monkeypatch.setattr(renderer, "encode_all", encode)
     with pytest.raises(ContractError, match=r"chats\.jsonl:7: no token of the row is trained"):
         prepare([EXAMPLE], renderer, 200)
 

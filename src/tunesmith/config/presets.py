@@ -91,6 +91,8 @@ ALIASES: Mapping[str, str] = {
     "num_train_epochs": "num_epochs",
     "epochs": "num_epochs",
     "max_seq_length": "max_length",
+    "preprocessing_num_workers": "num_workers",
+    "dataset_num_proc": "num_workers",
     "checkpointing_steps": "save_steps",
     "use_lora": "lora",
     "use_peft": "lora",

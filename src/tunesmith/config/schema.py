@@ -76,6 +76,14 @@ class DataOptions(Options):
     """Share of rows that may be refused (too long, say) before the run stops."""
     assistant_only_loss: bool = True
     """Train on answers only; false trains on every token."""
+    num_workers: int | None = Field(default=None, ge=1)
+    """Processes that tokenise; unset is one for each core where rows are many. Changes no token."""
+    cache: bool = True
+    """Keep tokenised rows for later runs; --no-cache does without."""
+    cache_dir: str | None = None
+    """Folder of the cache; $TUNESMITH_CACHE or ~/.cache/tunesmith if unset."""
+    cache_gb: float = Field(default=20.0, gt=0)
+    """Size of the cache, beyond which rows unused longest are removed."""
     packing: bool = True
     """Put several rows into one sequence, none seeing another; false pads."""
 

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
@@ -13,6 +14,12 @@ def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
     order = list(range(rows))
     random.Random(f"{seed}/{epoch}").shuffle(order)
     return order
+
+
+@lru_cache(maxsize=2)
+def _remembered_order(rows: int, seed: int, epoch: int) -> list[int]:
+    # Every step asks for its epoch's order, and shuffling a million rows takes half a second.
+    return epoch_order(rows, seed, epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class Plan:
     def step_rows(self, step: int) -> list[int]:
         """Return the rows of one step, counted from 0."""
         start = step % self.steps_an_epoch * self.rows_a_step
-        order = epoch_order(self.rows, self.seed, self.epoch(step))
+        order = _remembered_order(self.rows, self.seed, self.epoch(step))
         return order[start : start + self.rows_a_step]
 
 

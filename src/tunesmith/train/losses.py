@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from tunesmith.data.blocks import TokenRows
 from tunesmith.models.attention import packed, positions
 from tunesmith.types import Encoded
 
@@ -25,8 +26,10 @@ def token_losses(
     return _padded(model, rows, device)
 
 
-def lengths(rows: Sequence[Encoded]) -> list[int]:
-    """Return the rows' lengths in tokens."""
+def lengths(rows: Sequence[Encoded]) -> Sequence[int]:
+    """Return the rows' lengths in tokens; rows in blocks need not be made for it."""
+    if isinstance(rows, TokenRows):
+        return rows.lengths()
     return [len(row.ids) for row in rows]
 
 

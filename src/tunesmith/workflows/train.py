@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.cache import RowCache, default_folder
 from tunesmith.data.prepare import Prepared, prepare
 from tunesmith.errors import CheckpointError, Interrupted, UsageError
 from tunesmith.rundir import RunDir
@@ -86,13 +87,23 @@ def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
 
 
 def _prepare(examples: Sequence[Any], renderer: Renderer, config: FineTuningConfig) -> Prepared:
-    prepared = prepare(
-        examples,
-        renderer,
-        config.max_length,
-        answers_only=config.assistant_only_loss,
-        allow_refused=config.allow_refused,
-    )
+    cache = None
+    if config.cache:
+        folder = Path(config.cache_dir).expanduser() if config.cache_dir else default_folder()
+        cache = RowCache(folder, int(config.cache_gb * 1e9))
+    try:
+        prepared = prepare(
+            examples,
+            renderer,
+            config.max_length,
+            answers_only=config.assistant_only_loss,
+            allow_refused=config.allow_refused,
+            cache=cache,
+            workers=config.num_workers,
+        )
+    finally:
+        for note in cache.notes if cache is not None else ():
+            console.warn(note)
     for reason in prepared.refused:
         console.warn(f"left out: {reason}")
     if prepared.cut_turns:
@@ -114,7 +125,8 @@ def _show_first(rows: Prepared, renderer: Renderer) -> None:
 
     console.say(
         f"Rows: {len(rows.rows)} of {rows.examples} examples, {rows.tokens:,} tokens, "
-        f"{rows.trained_tokens:,} of them trained. The first one, trained parts in ⟦ ⟧:"
+        f"{rows.trained_tokens:,} of them trained ({rows.made()}). "
+        "The first one, trained parts in ⟦ ⟧:"
     )
     console.say(marked(rows.rows[0], renderer, limit=600))
 
@@ -198,7 +210,7 @@ class _Run:
                 f"{config.warmup_steps} warm-up steps are over a tenth of the "
                 f"{self.plan.total_steps} planned; cut to {warmup}"
             )
-        longest = max(len(row.ids) for row in self.rows.rows)
+        longest = max(self.rows.lengths())
         hidden = self.loaded.model.get_input_embeddings().weight.shape[1]
         return Settings(
             config.learning_rate or 2e-5,
