@@ -7,6 +7,7 @@ import difflib
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -61,7 +62,7 @@ def _open(source: str, split: str) -> Iterator[Row]:
         )
     if suffix == ".parquet":
         return _parquet(path)
-    text = _text(path)
+    text = read_text(path)
     if not text.strip():
         raise DataError(f"{source} is empty.", expected="at least one row")
     if suffix == ".jsonl":
@@ -73,13 +74,9 @@ def _open(source: str, split: str) -> Iterator[Row]:
     return _documents(text, source)
 
 
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-        if path.name.endswith(".gz"):
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError) as failure:
-        raise DataError(f"{path} cannot be read: {failure}") from None
+def read_text(path: Path) -> str:
+    """Return a text file, unpacked if it is a .gz; bytes that are not UTF-8 are a fault."""
+    raw = read_bytes(path)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
@@ -88,6 +85,15 @@ def _text(path: Path) -> str:
             f"{path}:{line}: byte {raw[failure.start]:#04x} is not UTF-8.",
             hint=f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > fixed-{path.name}",
         ) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes, unpacked if it is a .gz."""
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.name.endswith(".gz") else raw
+    except (OSError, EOFError, zlib.error) as failure:
+        raise DataError(f"{path} cannot be read: {failure}") from None
 
 
 def _json_lines(text: str, source: str) -> Iterator[Row]:
