@@ -18,7 +18,7 @@ _ABBREVIATIONS = frozenset(
 _MAY_END = frozenset("etc inc ltd co corp jr sr al bros".split())
 """Abbreviations that often stand at a sentence's end; a capital after them decides."""
 _STOP = re.compile(
-    r"(?P<mark>[.!?…]+|[。！？])(?P<close>[\"'”’»)\]]*(?:\[\d+\])*)(?=\s|$|(?<=[。！？]))"
+    r"(?P<mark>[.!?…]+|[。！？])(?P<close>[\"'”’»)\]]*(?:\[\d+\]|:[\d,–-]+(?=\s))*)(?=\s|$|(?<=[。！？]))"
 )
 _BREAK = re.compile(r"\n[ \t]*\n\s*|\n(?=[ \t]*(?:#{1,6} |[-*•] |\d{1,3}[.)] |\|))|(?<=\|)\n")
 """A blank line, and what begins a heading, an item of a list or a row of a table."""
