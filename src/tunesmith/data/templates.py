@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tunesmith.data.sentences import sentences
-from tunesmith.data.verbs import PARTICIPLES, PAST, THIRD
+from tunesmith.data.verbs import BASES, PARTICIPLES, PAST, THIRD
 
 MOST_WORDS = 24
 """A longer question is a sign of a statement that was not understood."""
+
+
+MOST_SUBJECT = 10
+"""Words of a subject, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,11 @@ _SUBJECTS = (
     rf"(?:The )?{_NAME}'s?(?: [a-z-]+){{1,3}}",
     rf"The (?:[a-z-]+ ){{1,7}}?(?:of|in|for) (?:the )?{_NAME}",
     rf"{_NAME} [a-z]+",
-    r"[A-Z][a-z]+(?: [a-z]+)?",
+    rf"(?:[A-Z][a-z-]+ )?(?:[a-z-]+ ){{1,3}}" + _NAME,
+    r"The [a-z-]+(?: [a-z-]+){1,4}",
+    r"[A-Z][a-z]+(?: [a-z]+){0,2}",
 )
-"""Shapes of a subject that says by itself what is spoken of, the surest first."""
+"""Shapes of a subject that says by itself what is spoken of, in words."""
 _MONTHS = (
     r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 )
@@ -59,7 +65,7 @@ _NUMBER = (
 )
 _AUX = (
     r"(?P<aux>is|was|are|were|(?:has|had|have)(?= (?:been|become|won|made|taken|[a-z]+ed)\b)|"
-    r"can|could|will|would|must|may)"
+    r"can)"
 )
 _CUT = re.compile(
     r"(?:,| [–—-]|;|:| (?:which|who|whose|whom|that|when|where|while|because|although|though|but|"
@@ -88,6 +94,11 @@ _VAGUE = re.compile(
     r"same|other|others)\b",
     re.IGNORECASE,
 )
+_HAZY = re.compile(
+    r"^[A-Z][a-z]+(?: (?:what|many|much) [a-z]+| [a-z]+)? (?:is|was|are|were|did|does|do|has|had|have|can) "
+    r"the [a-z-]+(?: [a-z]+)?$"
+)
+"""«By whom is the network operated»: which network, the question does not say."""
 _PERSONAL = frozenset(
     """
     politician player engineer inventor physicist scientist mathematician writer author poet painter
@@ -96,7 +107,7 @@ _PERSONAL = frozenset(
     chemist astronomer biologist professor teacher student artist sculptor explorer soldier
     commander officer nobleman duke prince princess theologian missionary reformer activist
     journalist critic scholar dancer director producer coach quarterback linebacker manager analyst
-    programmer developer doctor physician nurse surgeon merchant banker khan pope man woman boy girl
+    programmer developer member doctor physician nurse surgeon merchant banker khan pope man woman boy girl
     son daughter brother sister wife husband cornerback safety receiver pilot mechanic linguist
     """.split()
 )
@@ -105,6 +116,8 @@ _HUMAN_VERBS = frozenset(
 )
 Statement = tuple[str, str, str, str]
 """Auxiliary, subject, verb (if it is none of the auxiliary), and the rest."""
+_NO_PART = re.compile(r"[a-z]+ly|also|therefore|that|there|which|who|when|then|still|never|often")
+"""Words that a subject does not hold; where one stands, the verb is another."""
 _BE = {"is", "was", "are", "were"}
 
 
@@ -148,6 +161,7 @@ def _sound(asked: Asked) -> bool:
         and answer in asked.sentence
         and not _VAGUE.search(body)
         and not re.search(r"[()/;“”\"«»\[\]{}|<>=…]|\.\.", question + answer)
+        and not _HAZY.search(body)
         and answer.casefold() not in question.casefold()
         and not re.search(r"\b(?:and|or|of|the|a|in|to|by|with|for|as|from|than|at|on)$", body)
         and not re.search(r"^(?:and|or|of|which|that)\b|\b(?:and|or|of|the|a|to)$", answer)
@@ -158,6 +172,8 @@ def _subject(found: str, known: Known) -> str:
     """Return a subject as it stands within a sentence, or nothing if it names nothing."""
     words = found.split()
     first = words[0].removesuffix("'s").removesuffix("'")
+    if any(_NO_PART.fullmatch(word) or word in PAST for word in words[1:]):
+        return ""
     if words[0] == "The":
         return "the " + " ".join(words[1:]) if len(words) > 1 else ""
     if first.casefold() in _NOT_NAMES:
@@ -165,18 +181,21 @@ def _subject(found: str, known: Known) -> str:
     if sum(word[0].isupper() for word in words) > 1 or first in known.names:
         return found
     # A thing, such as «Oxygen» or «Prime numbers», that the text also writes small.
+    if len(words) > 2 and re.fullmatch(rf"(?:[A-Z]?[a-z-]+ )+{_NAME}", found):
+        return re.sub(r"^(?:[A-Z]?[a-z-]+ )+(?=[A-Z])", "", found)
     lowered = found[0].lower() + found[1:]
-    if lowered in known.text and (len(words) == 1 or " " in lowered):
-        return lowered
-    return ""
+    return lowered if re.search(rf"(?<=[a-z,] ){re.escape(lowered)}\b", known.text) else ""
 
 
 def _heads(text: str, known: Known, then: str) -> Iterator[tuple[str, re.Match[str]]]:
-    """Yield (subject, match) for each shape of subject with ``then`` after it, the surest first."""
-    for shape in _SUBJECTS:
-        found = re.match(rf"^(?P<subject>{shape}) {then}", text)
-        if found and (subject := _subject(found["subject"], known)):
-            yield subject, found
+    """Yield (subject, match) for each beginning that is a subject with ``then`` after it."""
+    words = text.split(" ")
+    for size in range(1, min(MOST_SUBJECT, len(words) - 1) + 1):
+        head = " ".join(words[:size])
+        found = re.match(then, text[len(head) + 1 :])
+        if found and any(re.fullmatch(shape, head) for shape in _SUBJECTS):
+            if subject := _subject(head, known):
+                yield subject, found
 
 
 def _trimmed(text: str) -> str:
@@ -196,12 +215,20 @@ _APPOSITION = re.compile(
 )
 
 
+_SETTING = re.compile(
+    r"^(?:In|At|By|During|After|Before|Through|Under|Throughout|According to|Since|From) "
+    r"(?![^,]*\b[12]\d{3}\b)[^,]{3,60}, (?P<main>(?:the )?[A-Z].*)$"
+)
+
+
 def _clauses(sentence: str) -> Iterator[str]:
     """Yield a sentence, and its parts that are statements with a name of their own in front."""
     opened = _OPENING.match(sentence)
     main = sentence[opened.end() :] if opened else sentence
     first, *others = _JOINED.split(main)
     for clause in (first, *others):
+        if placed := _SETTING.match(clause):
+            clause = f"{placed['main']}"
         begun = clause[0].upper() + clause[1:]
         begun = begun if begun.endswith(".") else begun + "."
         if apposed := _APPOSITION.match(begun):
@@ -215,7 +242,8 @@ def _clauses(sentence: str) -> Iterator[str]:
 
 def _clean(sentence: str) -> str:
     """Return a sentence without what stands in brackets."""
-    return re.sub(r" ?\([^()]*\)", "", sentence)
+    bare = re.sub(r"\[[^\[\]]*\]", "", re.sub(r" ?\([^()]*\)", "", sentence))
+    return re.sub(r"^([^,]+), (is|was|are|were|has)\b", r"\1 \2", bare) if bare != sentence else bare
 
 
 def _verb(word: str) -> tuple[str, str] | None:
@@ -224,6 +252,8 @@ def _verb(word: str) -> tuple[str, str] | None:
         return "did", PAST[word]
     if word in THIRD:
         return "does", THIRD[word]
+    if word in BASES:
+        return "do", word
     return None
 
 
@@ -245,8 +275,12 @@ def _statement(text: str, known: Known) -> Statement | None:
         return found["aux"], subject, "", found["rest"]
     for subject, found in _heads(text, known, r"(?P<verb>[a-z]+) (?P<rest>.+)$"):
         verb = _verb(found["verb"])
+        if re.match(r"(?:and|or|of|by)\b", found["rest"]):
+            continue
+        if verb and verb[0] == "do" and not re.search(r"[^s]s$", subject.split(" of ")[0]):
+            continue
         # «The tower built in 1903 was …»: a participle, not the verb of the sentence.
-        if verb and not re.search(
+        if verb and not _VAGUE.search(subject) and not re.search(
             r"^[^,]* (?:is|was|are|were|has|had|have|can|will|would)\b", found["rest"]
         ):
             return verb[0], subject, verb[1], found["rest"]
@@ -303,7 +337,7 @@ def _places(sentence: str, known: Known) -> Iterator[Asked]:
     verb = parts[2]
     found = re.match(
         rf"^(?P<verb>{'' if verb else '[a-z]+ '})(?P<prep>in|at|on|near) (?P<where>(?:the )?{_NAME}"
-        rf"(?:, {_NAME})?)(?=[.,]| (?:in|on|as|from|by|since|and|until|with|for)\b)",
+        rf"(?:, {_NAME})?)(?=[.,](?:\s|$)| (?:in|on|as|from|by|since|and|until|with|for)\b)",
         parts[3],
     )
     if not found or re.match(rf"{_MONTHS}\b|\d", found["where"]):
@@ -347,8 +381,8 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
         rf"^(?P<particle>(?:up |out |over |down |of )?)(?:just |about |only |over |nearly |around |"
         rf"approximately |more than |at least |a total of )?(?P<n>{_NUMBER}) "
         r"(?P<what>[a-z][a-z-]*s|[a-z-]+ [a-z][a-z-]*s|people|men|women)\b"
-        r"(?P<more>(?: (?:a|per) (?:year|day|week|month))?(?: (?:in|at|for|of|from|during|against|to|on) "
-        r"[^,;.]*)?)(?=[.,]| (?:and|which|that|while|when) )",
+        r"(?P<more>(?: (?:a|per) (?:year|day|week|month))?(?: (?:in|at|for|from|during|against|to|on) "
+        r"[^,;:.]*?)?)(?=[.,](?:\s|$)| (?:and|which|that|while|when) )",
         parts[3],
     )
     if found:
@@ -359,7 +393,7 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
     found = re.match(
         r"^an? (?P<what>(?:total |estimated )?(?:population|area|length|height|capacity|speed|mass|"
         rf"budget|value|density|depth|width|diameter)) of (?P<n>(?:about |around )?{_NUMBER}[^,.;()]*?)"
-        r"(?=[.,]| (?:in|and|at|with|as|from|by)\b)",
+        r"(?=[.,](?:\s|$)| (?:in|and|at|with|as|from|by)\b)",
         parts[3],
     )
     if found:
@@ -368,7 +402,8 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
 
 _KIND = re.compile(
     r"^(?P<what>(?:an?|one of the|the) .+?)(?= (?:which|who|that|whose|where|when|in (?=[12]\d{3})|"
-    r"from (?=[12]\d{3}))\b|[,.;:]|$)"
+    r"from (?=[12]\d{3})|before|after|and (?:is|was|has)|led by|made up|used to|"
+    r"located|based (?:in|on)|situated|created by|designed by|developed by|consisting)\b|[,.;:](?:\s|$)|$)"
 )
 
 
@@ -402,17 +437,24 @@ def _definitions(sentence: str, known: Known) -> Iterator[Asked]:
 
 _ROLE = re.compile(
     rf"^(?P<subject>{_NAME}) (?P<be>is|was) (?P<role>the (?:[a-z-]+ ){{0,3}}[a-z-]+ "
-    rf"(?:of|in|to|for) [^,;:.]*?{_CAP}[^,;:.]*?)(?=[,;:.]| (?:and|which|who|that|until|when|from)\b)"
+    rf"(?:of|in|to|for) [^,;:.]*?{_CAP}[^,;:.]*?)(?=[,;:.](?:\s|$)| (?:and|which|who|that|until|when|from)\b)"
+)
+
+
+_FIRST = re.compile(
+    rf"^(?P<subject>{_NAME}) (?P<be>became|is|was) (?P<role>the (?:first|last|only|largest|oldest|second|"
+    r"third|youngest|highest|longest|most) [^,;:.]{10,90}?)(?=[,;:.](?:\s|$)| (?:and|which|until|when)\b)"
 )
 
 
 def _roles(sentence: str, known: Known) -> Iterator[Asked]:
     """«X is the capital of Y» → «What is the capital of Y?»."""
-    found = _ROLE.match(sentence)
+    found = _ROLE.match(sentence) or _FIRST.match(sentence)
     if not found or not _subject(found["subject"], known):
         return
-    head = re.split(r" (?:of|in|to|for)\b", found["role"], maxsplit=1)[0].split()[-1]
-    who = "Who" if head in _PERSONAL else "What"
+    heads = re.split(r" (?:of|in|to|for)\b", found["role"], maxsplit=1)[0].split()
+    full = len(found["subject"].split()) > 1
+    who = "Who" if full and _PERSONAL.intersection(heads) else "What"
     question = f"{who} {found['be']} {found['role']}?"
     yield Asked(question, found["subject"], sentence, "role")
 
@@ -422,7 +464,7 @@ def _names(sentence: str, known: Known) -> Iterator[Asked]:
     then = (
         r"(?P<be>is|was|are|were) (?P<how>(?:also |often |sometimes |originally |"
         r"formerly |commonly )?(?:known as|called|named after|named|nicknamed|referred to as)) "
-        rf"(?P<name>(?:the |an? )?(?:{_NAME}|[a-z]+(?: [a-z]+)?))(?=[.,]| (?:in|by|and|or|because|"
+        rf"(?P<name>(?:the |an? )?(?:{_NAME}|[a-z]+(?: [a-z]+)?))(?=[.,](?:\s|$)| (?:in|by|and|or|because|"
         r"after|for)\b)"
     )
     subject, found = next(_heads(sentence, known, then), ("", None))
@@ -437,7 +479,7 @@ def _agents(sentence: str, known: Known) -> Iterator[Asked]:
     """«X was designed by Y» → «By whom was X designed?»."""
     then = (
         r"(?P<be>is|was|were|are) (?P<how>(?:[a-z]+ly )?(?P<verb>[a-z]+)) by "
-        rf"(?P<who>{_NAME})(?=[.,]| (?:in|on|and|as|from|to|for|after|during|at|who)\b)"
+        rf"(?P<who>{_NAME})(?=[.,](?:\s|$)| (?:in|on|and|as|from|to|for|after|during|at|who)\b)"
     )
     subject, found = next(_heads(sentence, known, then), ("", None))
     if found is None or found["verb"] not in PARTICIPLES:
@@ -453,12 +495,14 @@ _THINGS = frozenset(
     invent discover found win receive write publish establish introduce create produce study require
     export own design teach include comprise contain propose join capture defeat paint represent
     cause use influence replace need absorb mean describe regulate acquire purchase lack involve
+    support recognize hire publish form kill destroy build export import lose host face
     measure demand abolish ban adopt announce offer oppose favor provide sign
     """.split()
 )
 _TAIL = (
-    rf"(?=[.,;:]| (?:in (?:the )?(?:[12]\d{{3}}|{_MONTHS}|{_NAME})|on {_MONTHS}|at the|during|until|"
+    rf"(?=[.,;:](?:\s|$)| (?:in (?:the )?(?:[12]\d{{3}}|{_MONTHS}|{_NAME})|on {_MONTHS}|at the|during|until|"
     r"which|that|who|when|while|because|after|before|but|and (?:[a-z]+ed|was|is|were|has|had)\b|"
+    r"in the [a-z]+|to [a-z]+|(?:originally )?(?:built|created|designed|led|developed|made|used)|"
     r"by [a-z]+ing|as a|so|if|where|although|for (?:the|a)\b))"
 )
 
@@ -473,7 +517,7 @@ def _objects(sentence: str, known: Known) -> Iterator[Asked]:
         return
     if re.search(r"\b(?:that|which|to|when|as|by|because|if)\b", thing["what"]):
         return
-    if re.match(rf"(?:(?:about|over|only|at least) )?{_NUMBER}\b", thing["what"]):
+    if re.match(rf"(?:(?:about|over|only|at least|more than) )?(?:{_NUMBER}|\d+)\b", thing["what"]):
         return
     if _VAGUE.search(thing["what"]) or re.search(r"^(?:in|on|at|for|with|from|of)\b", thing["what"]):
         return

@@ -34,7 +34,7 @@ represent require resemble resign result return reveal retire revive ruin rule s
 serve settle share sign specialise specialize spread stage start state stay stop study suffer
 suggest supply support suppress surrender survive support tackle trade train transfer transform
 translate travel use utilize visit vote want work
-absorb affect allow apply approve assist assume attach attempt award ban block boast bomb breed
+erect originate ravage coin experience theorize chart promulgate govern absorb affect allow apply approve assist assume attach attempt award ban block boast bomb breed
 broadcast burn call campaign capture challenge characterize combine command commission complete
 compose concern confirm connect contact control cost cross criticize cultivate cut date decide
 decline define demonstrate deny depend derive deploy detect differ direct disappear display drop
@@ -86,6 +86,8 @@ PAST: dict[str, str] = {}
 """Simple past to base form."""
 THIRD: dict[str, str] = {}
 """Third person singular of the present to base form."""
+BASES: set[str] = set()
+"""Base forms, which are also the present of a plural."""
 PARTICIPLES: set[str] = {"known", "born", "located", "situated"}
 """Past participles, for passives."""
 for _forms in _IRREGULAR.replace("\n", "|").split("|"):
@@ -98,3 +100,4 @@ for _base in _REGULAR.split():
         PAST.setdefault(_past(_base), _base)
         THIRD.setdefault(_third(_base), _base)
         PARTICIPLES.add(_past(_base))
+BASES.update(PAST.values(), THIRD.values())
