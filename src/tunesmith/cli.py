@@ -64,6 +64,12 @@ VERBS = {
         "show",
         ("dataset",),
     ),
+    "data raft": Verb(
+        "questions with documents: retrieval-augmented fine-tuning data",
+        "schema_raft.RaftOptions",
+        "raft",
+        ("documents",),
+    ),
 }
 
 
