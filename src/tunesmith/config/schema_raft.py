@@ -21,7 +21,7 @@ class RaftOptions(ModelOptions):
     statistics: str | None = None
     """Also write what was counted, as JSON."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Names of fields in rows: text=Inhalt, and question=Frage,answer=Antwort of a file of pairs."""
+    """Names of fields in rows: text=Inhalt, or question=Frage,answer=Antwort in --questions."""
     chunk_size: int = Field(default=300, ge=10)
     """Words of a chunk, at most; chunks are whole sentences."""
     chunk_tokens: int | None = Field(default=None, ge=16)

@@ -82,10 +82,10 @@ class Address:
         )
 
     def _send(self, body: bytes) -> tuple[int, bytes]:
-        kind = http.client.HTTPConnection
+        host, port = self._parts.hostname or "", self._parts.port
+        link = http.client.HTTPConnection(host, port, timeout=self._timeout)
         if self._parts.scheme == "https":
-            kind = http.client.HTTPSConnection
-        link = kind(self._parts.hostname or "", self._parts.port, timeout=self._timeout)
+            link = http.client.HTTPSConnection(host, port, timeout=self._timeout)
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"

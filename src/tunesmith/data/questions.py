@@ -13,10 +13,14 @@ from tunesmith.data.documents import Pair
 from tunesmith.data.formats import rename
 from tunesmith.data.readers import read_rows
 from tunesmith.data.retrieval import Bm25, terms
-from tunesmith.data.sentences import sentence_spans
+from tunesmith.data.sentences import sentences
 from tunesmith.data.templates import ask
 from tunesmith.errors import DataError
 
+QUOTE_WORDS = 60
+"""A longer sentence is quoted by the line."""
+PER_SENTENCE = 2
+"""Questions that templates ask of one sentence, at most."""
 ANSWER_WORDS = 12
 """An answer from a model that is longer is no short answer."""
 
@@ -69,10 +73,19 @@ def occurrences(text: str, answer: str) -> int:
 
 def evidence(chunk: Chunk, answer: str) -> str:
     """Return the sentence of a chunk that holds the answer; nothing if no single one does."""
-    for start, end in sentence_spans(chunk.text):
-        if occurrences(chunk.text[start:end], answer):
-            return chunk.text[start:end]
-    return ""
+    return next((piece for piece in quotable(chunk.text) if occurrences(piece, answer)), "")
+
+
+def quotable(text: str) -> list[str]:
+    """Return the sentences of a text; a long one that goes over several lines, such as code or a
+    table, line by line.
+    """
+    pieces = []
+    for sentence in sentences(text):
+        long = len(sentence.split()) > QUOTE_WORDS
+        lines = [line.strip() for line in sentence.split("\n")] if long else [sentence]
+        pieces += [line for line in lines if line]
+    return pieces
 
 
 def key(question: str) -> str:
@@ -101,9 +114,6 @@ def from_templates(chunks: Sequence[Chunk], most: int) -> Asked:
     return _distinct(asked)
 
 
-PER_SENTENCE = 2
-
-
 def from_pairs(pairs: Iterable[Pair], chunks: Sequence[Chunk]) -> Asked:
     """Give each pair the chunk that holds its answer and is nearest to its question (BM25).
 
@@ -115,6 +125,7 @@ def from_pairs(pairs: Iterable[Pair], chunks: Sequence[Chunk]) -> Asked:
     for number, chunk in enumerate(chunks):
         places.setdefault(chunk.document, []).append(number)
     index: Bm25 | None = None
+    local: dict[str, Bm25] = {}
     for pair in pairs:
         if not pair.question or not pair.answer:
             asked.discards["the question or the answer is empty"] += 1
@@ -128,8 +139,9 @@ def from_pairs(pairs: Iterable[Pair], chunks: Sequence[Chunk]) -> Asked:
             nearest = index.search(f"{pair.question} {pair.context}", len(chunks))
             place = _holding(pair, nearest or range(len(chunks)), chunks)
         else:
-            local = Bm25([chunks[at].text for at in inside])
-            order = local.search(f"{pair.question} {pair.answer}", len(inside))
+            if pair.document not in local:
+                local[pair.document] = Bm25([chunks[at].text for at in inside])
+            order = local[pair.document].search(f"{pair.question} {pair.answer}", len(inside))
             ranked = [inside[at] for at in order]
             ranked += [at for at in inside if at not in ranked]
             place = _holding(pair, ranked, chunks)

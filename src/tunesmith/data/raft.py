@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunesmith.data.chunks import Chunk
-from tunesmith.data.questions import Question, evidence, occurrences
+from tunesmith.data.questions import Question, evidence, occurrences, quotable
 from tunesmith.data.retrieval import Retriever, terms
-from tunesmith.data.sentences import sentences
 
 BEGIN_QUOTE, END_QUOTE = "##begin_quote##", "##end_quote##"
 ANSWER = "<ANSWER>: "
@@ -228,9 +227,7 @@ def _shuffled(size: int, rng: random.Random) -> Iterator[int]:
         moved[at] = moved.get(last, last)
 
 
-def _instruction(
-    question: Question, shown: Sequence[Chunk], style: str, *, strict: bool
-) -> str:
+def _instruction(question: Question, shown: Sequence[Chunk], style: str, *, strict: bool) -> str:
     """Return the prompt; what to do without an answer in the documents, it says."""
     otherwise = "say so" if strict else "answer from what you know"
     head = (
@@ -243,9 +240,7 @@ def _instruction(
     return "\n\n".join([head, *documents, f"Question: {question.text}"])
 
 
-def _output(
-    question: Question, oracle: Chunk, position: int | None, mode: Mode, style: str
-) -> str:
+def _output(question: Question, oracle: Chunk, position: int | None, mode: Mode, style: str) -> str:
     """Return what the model learns to say; a quote is only ever made of what is shown."""
     answer = question.answer
     if style == "plain":
@@ -270,8 +265,8 @@ def quoted_sentence(question: Question, oracle: Chunk) -> str:
     held = evidence(oracle, question.answer) if question.span else ""
     if held:
         return held
-    wanted = set(terms(f"{question.text} {question.answer} {question.reason}"))
-    return max(sentences(oracle.text), key=lambda s: len(wanted & set(terms(s))))
+    wanted = set(terms(question.reason or f"{question.text} {question.answer}"))
+    return max(quotable(oracle.text), key=lambda piece: len(wanted & set(terms(piece))))
 
 
 def split_sides(

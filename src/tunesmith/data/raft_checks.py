@@ -79,12 +79,14 @@ def _statistics(rows: Sequence[RaftRow], settings: RaftSettings) -> dict[str, An
         "rows": len(rows),
         "documents": len({row.oracle.document for row in rows}),
         "kinds of questions": dict(Counter(row.question.kind for row in rows).most_common()),
-        "answers that are words of the document": _share(rows, [r for r in rows if r.question.span]),
+        "answers that are words of the document": _share(
+            rows, [r for r in rows if r.question.span]
+        ),
         "shares": {
             "with distractors": (probability, _share(rows, distracted)),
             "oracle shown": (
                 max(settings.oracle_share, 1 - probability),
-                1 - _share(rows, without),
+                _share(rows, [row for row in rows if row.position is not None]),
             ),
             "abstaining, of those without": (
                 settings.abstain_share,
@@ -92,7 +94,7 @@ def _statistics(rows: Sequence[RaftRow], settings: RaftSettings) -> dict[str, An
             ),
             "mined, of distractors": (
                 settings.mined_share,
-                sum(row.mined for row in rows) / all_distractors if all_distractors else 0.0,
+                sum(row.mined for row in rows) / all_distractors if all_distractors else None,
             ),
         },
         "places of the oracle, with distractors": {
@@ -108,5 +110,6 @@ def _statistics(rows: Sequence[RaftRow], settings: RaftSettings) -> dict[str, An
     }
 
 
-def _share(rows: Sequence[RaftRow], part: Sequence[RaftRow]) -> float:
-    return len(part) / len(rows) if rows else 0.0
+def _share(rows: Sequence[RaftRow], part: Sequence[RaftRow]) -> float | None:
+    """Return the share of a part; None where there is nothing to have a share of."""
+    return len(part) / len(rows) if rows else None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 Span = tuple[int, int]
 """Start and end in the text, the end excluded."""
 
-_ABBREVIATIONS = frozenset(
-    """
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ABBREVIATIONS = _words("""
     mr mrs ms dr prof rev hon st sr jr gen col capt lt sgt maj adm gov sen rep pres messrs mme mlle
     vs etc eg ie cf al ca approx no nos vol vols fig figs eq ch sec pp p ed eds est dept univ
     inc ltd co corp bros jan feb mar apr jun jul aug sep sept oct nov dec mon tue wed thu fri sat
     sun ave blvd rd mt ft lb lbs oz op cit viz resp art tab
-    """.split()
-)
-_MAY_END = frozenset("etc inc ltd co corp jr sr al bros".split())
+    """)
+_MAY_END = _words("etc inc ltd co corp jr sr al bros")
 """Abbreviations that often stand at a sentence's end; a capital after them decides."""
 _STOP = re.compile(
     r"(?P<mark>[.!?…]+|[。！？])(?P<close>[\"'”’»)\]]*(?:\[\d+\]|:[\d,–-]+(?=\s))*)(?=\s|$|(?<=[。！？]))"
@@ -40,7 +44,7 @@ def sentence_spans(text: str) -> list[Span]:
     edges.update(match.end() for match in _STOP.finditer(text) if _ends(text, match))
     ordered = sorted(edges)
     spans = []
-    for start, end in zip(ordered, ordered[1:], strict=False):
+    for start, end in itertools.pairwise(ordered):
         piece = text[start:end]
         if piece.strip():
             left = len(piece) - len(piece.lstrip())
@@ -80,5 +84,5 @@ def _ends(text: str, match: re.Match[str]) -> bool:
     return word.casefold() not in _ABBREVIATIONS or (word[0].islower() and word in _PLAIN_WORDS)
 
 
-_PLAIN_WORDS = frozenset("no sun sat mar mon art ed est sec tab dec".split())
+_PLAIN_WORDS = _words("no sun sat mar mon art ed est sec tab dec")
 """Words that are abbreviations only when written with a capital, or before a number."""

@@ -94,7 +94,8 @@ def make_raft(options: RaftOptions) -> RaftResult:
     if not asked.questions:
         reasons = "; ".join(f"{n} x {why}" for why, n in asked.discards.most_common(3))
         raise DataError(
-            f"No question could be made of {len(chunks)} chunks" + (f" ({reasons})." if reasons else "."),
+            f"No question could be made of {len(chunks)} chunks"
+            + (f" ({reasons})." if reasons else "."),
             expected="statements such as «X was founded in 1990», or questions of your own",
             hint="--questions FILE with question and answer, or --ask model",
         )
@@ -187,7 +188,8 @@ def _ask(options: RaftOptions, library: Library, chunks: Sequence[Chunk]) -> Ask
     if who == "given":
         if not pairs:
             raise UsageError(
-                "--ask given, but no question was given.", hint="--questions FILE, or --ask templates"
+                "--ask given, but no question was given.",
+                hint="--questions FILE, or --ask templates",
             )
         asked = from_pairs(pairs, chunks)
     elif who == "templates":
@@ -210,7 +212,9 @@ def _maker(options: RaftOptions, who: str) -> QuestionMaker:
     from tunesmith.data.address import Address
 
     if options.address is None:
-        raise UsageError("--ask address needs --address.", hint="--address http://localhost:8000/v1")
+        raise UsageError(
+            "--ask address needs --address.", hint="--address http://localhost:8000/v1"
+        )
     return Address(
         options.address,
         options.address_model,
@@ -286,15 +290,19 @@ def _tell(output: Path, counts: Mapping[str, Any], short: Counter[str]) -> None:
     lines = [[name, *(_shown(splits[s].get(name)) for s in splits)] for name in _PLAIN]
     shares = next(iter(splits.values()))["shares"]
     lines += [
-        [f"{name} (wanted {wanted:.0%})", *(f"{splits[s]['shares'][name][1]:.1%}" for s in splits)]
+        [f"{name} (wanted {wanted:.0%})", *(_shown(splits[s]["shares"][name][1]) for s in splits)]
         for name, (wanted, _) in shares.items()
     ]
-    single = [n for n in next(iter(splits.values())) if n not in (*_PLAIN, "shares")]
+    single = [n for n in next(iter(splits.values())) if n not in (*_PLAIN, _TOLD, "shares")]
     lines += [[name, *(_shown(splits[s].get(name)) for s in splits)] for name in single]
     console.table("RAFT rows", ["", *splits], lines)
+    for split in splits:
+        console.say(f"Questions of {split}: {_shown(splits[split][_TOLD])}.")
     dropped = {**counts["discarded questions"], **{f"{w} (rows)": n for w, n in short.items()}}
     if dropped:
-        console.table("Not as wanted", ["reason", "count"], [[w, f"{n:,}"] for w, n in dropped.items()])
+        console.table(
+            "Not as wanted", ["reason", "count"], [[w, f"{n:,}"] for w, n in dropped.items()]
+        )
     if counts["not matched"]:
         named = counts["not matched"]
         more = f"; and {len(named) - NAMED} more" if len(named) > NAMED else ""
@@ -303,9 +311,13 @@ def _tell(output: Path, counts: Mapping[str, Any], short: Counter[str]) -> None:
 
 
 _PLAIN = ("rows", "documents")
+_TOLD = "kinds of questions"
+"""Too long for a cell."""
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {inner}" for name, inner in value.items())
-    return f"{value:.1%}" if isinstance(value, float) else f"{value:,}" if value is not None else ""
+    return (
+        f"{value:.1%}" if isinstance(value, float) else f"{value:,}" if value is not None else "–"
+    )
