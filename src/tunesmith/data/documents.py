@@ -164,7 +164,7 @@ def _html(markup: str) -> tuple[str, str]:
 
     page = bs4.BeautifulSoup(markup, "html.parser")
     title = page.title.get_text(" ", strip=True) if page.title else ""
-    for tag in page(["script", "style", "noscript", "template", "nav", "head"]):
+    for tag in page(["script", "style", "noscript", "template", "nav", "head", "title"]):
         tag.decompose()
     for line in page("br"):
         line.replace_with("\n")
