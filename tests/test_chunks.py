@@ -22,8 +22,6 @@ TEXTS = st.lists(
             "one\ntwo",
             "A. B. Cole came",
             "\n\n",
-        ]
-        + [
             "# Head\n",
             "- item\n",
             "x" * 30,

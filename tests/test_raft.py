@@ -88,7 +88,7 @@ def rows_of(questions: list[Question], chunks: list[Chunk], **settings: Any) -> 
         ("Port Vila is the capital of Vanuatu.", "What is the capital of Vanuatu?", "Port Vila"),
         ("Ohm River is also known as Blue Lady.", "What is Ohm River also known as?", "Blue Lady"),
         ("Fort Ohm was designed by Kaye Bell.", "By whom was Fort Ohm designed?", "Kaye Bell"),
-        ("Kaye Bell discovered radium in 1898.", "What did Kaye Bell discover?", "radium"),
+        ("Kaye Bell discovered radium in 1898.", "What did Kaye Bell discover in 1898?", "radium"),
     ],
 )
 def test_templates(text: str, question: str, answer: str) -> None:
@@ -130,7 +130,7 @@ def test_offline_questions_have_one_answer_in_their_chunk(shared: Path) -> None:
     chunks = chunk_documents(library.documents, 300, 30)
     texts = {chunk.id: chunk.text for chunk in chunks}
     questions = from_templates(chunks, 3).questions
-    assert len(questions) > 40
+    assert len(questions) > 30
     assert all(occurrences(texts[q.chunk], q.answer) == 1 for q in questions)
     assert all(q.answer in texts[q.chunk] for q in questions)
     assert len({key(q.text) for q in questions}) == len(questions)

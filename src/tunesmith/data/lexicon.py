@@ -24,14 +24,14 @@ NOT_NAMES = _words("""
 
 PERSONAL = _words("""
     politician player engineer inventor physicist scientist mathematician writer author poet
-    painter king queen emperor ruler general leader bishop monk priest philosopher historian
-    architect composer singer actor actress musician economist lawyer judge president minister
-    governor founder chemist astronomer biologist professor teacher student artist sculptor
-    explorer soldier commander officer nobleman duke prince princess theologian missionary
-    reformer activist journalist critic scholar dancer director producer coach quarterback
-    linebacker manager analyst programmer developer member doctor physician nurse surgeon
-    merchant banker khan pope man woman boy girl son daughter brother sister wife husband
-    cornerback safety receiver pilot mechanic linguist
+    painter king queen emperor ruler leader justice ascetic disciple friar candidate investor
+    senator bishop monk priest philosopher historian architect composer singer actor actress
+    musician economist lawyer judge president minister governor founder chemist astronomer
+    biologist professor teacher student artist sculptor explorer soldier commander officer
+    nobleman duke prince princess theologian missionary reformer activist journalist critic
+    scholar dancer director producer coach quarterback linebacker manager analyst programmer
+    developer member doctor physician nurse surgeon merchant banker khan pope man woman boy girl
+    son daughter brother sister wife husband cornerback safety receiver pilot mechanic linguist
     """)
 
 HUMAN_VERBS = _words(
@@ -60,6 +60,12 @@ STRANDED = _words("""
     named:after made:up+of influenced:by translated:into converted:into merged:with bordered:by
     related:to adjacent:to similar:to
     """)
+
+LOOSE = _words("""
+    win receive use sign announce lose write publish create introduce support offer need involve
+    provide build study teach propose join capture adopt kill hire import export measure oppose
+    """)
+"""Verbs of THINGS that alone say too little to ask by."""
 
 TYPES = _words("""
     theatre theater university museum river party company institute church council committee act

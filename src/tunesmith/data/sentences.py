@@ -31,6 +31,10 @@ _WORD_BEFORE = re.compile(r"([^\W\d_]+(?:\.[^\W\d_]+)*)$")
 _OPENS = re.compile(r"[\"'“‘«(\[]*(\w)")
 
 
+_LOOK = 60
+"""Letters after a mark that decide whether it ends a sentence."""
+
+
 def sentence_spans(text: str) -> list[Span]:
     """Return the sentences of a text in order; between them lies nothing but white space.
 
@@ -62,7 +66,7 @@ def _ends(text: str, match: re.Match[str]) -> bool:
     mark = match["mark"]
     if mark in "。！？":
         return True
-    rest = text[match.end() :]
+    rest = text[match.end() : match.end() + _LOOK]
     opened = _OPENS.match(rest.lstrip())
     following = opened[1] if opened else ""
     if following.islower():
@@ -72,7 +76,9 @@ def _ends(text: str, match: re.Match[str]) -> bool:
     before = _WORD_BEFORE.search(text, max(0, match.start() - 40), match.start())
     if before is None:
         # «on 3. May»: a number at the start of a line counts a list, it does not end a sentence.
-        return not re.search(r"(?:^|\n)[ \t]*\d{1,3}$", text[: match.start()][-8:])
+        return not re.search(
+            r"(?:^|\n)[ \t]*\d{1,3}$", text[max(0, match.start() - 8) : match.start()]
+        )
     word = before[1]
     if len(word) == 1 and word.isupper() and word != "I":
         return False

@@ -63,10 +63,9 @@ _AUX = (
 )
 
 _CUT = re.compile(
-    r"(?:,| [–—-]|;|:| (?:which|who|whose|whom|that|when|where|while|because|although|though|but|"
-    r"whereas|until|after|before|as well as|so that|and (?=(?:was|is|were|had|has|then|"
-    r"later|in)\b)))\b.*$|"
-    r",.*$|;.*$|:.*$| [–—-] .*$",
+    r"(?:,(?=\s)| [–—-] |;|:\s| (?:which|who|whose|whom|that|when|where|while|because|although|"
+    r"though|but|whereas|until|after|before|as well as|so that|"
+    r"and (?=(?:was|is|were|had|has|then|later|in)\b))\b).*$",
     re.DOTALL,
 )
 
@@ -77,7 +76,10 @@ VAGUE = re.compile(
     re.IGNORECASE,
 )
 
-_NO_PART = re.compile(r"[a-z]+ly|also|therefore|that|there|which|who|when|then|still|never|often")
+_NO_PART = re.compile(
+    r"[a-z]+ly|also|therefore|that|there|which|who|when|then|still|never|often|"
+    r"is|was|are|were|has|had|have|can|will|would"
+)
 """Words that a subject does not hold; where one stands, the verb is another."""
 
 BE = {"is", "was", "are", "were"}
@@ -140,7 +142,7 @@ def parse(text: str, known: Known) -> Statement | None:
         return found["aux"], subject, "", found["rest"]
     for subject, found in subjects(text, known, r"(?P<verb>[a-z]+) (?P<rest>.+)$"):
         verb = verb_form(found["verb"])
-        if re.match(r"(?:and|or|of|by)\b", found["rest"]):
+        if re.match(r"(?:and|or|by)\b", found["rest"]):
             continue
         if verb and verb[0] == "do" and not re.search(r"[^s]s$", subject.split(" of ")[0]):
             continue
@@ -172,9 +174,14 @@ def subject_of(found: str, known: Known) -> str:
     """Return a subject as it stands within a sentence, or nothing if it names nothing."""
     words = found.split()
     first = words[0].removesuffix("'s").removesuffix("'")
-    if any(_NO_PART.fullmatch(word) or word in PAST for word in words[1:]):
+    if not plain_words(" ".join(words[1:])):
+        return ""
+    if words[-1] in ("and", "or"):
         return ""
     if words[0] == "The":
+        # «The plant», «the uppercase version»: of which, the text around it says.
+        if len(words) < 4 and found[4:].islower():
+            return ""
         return "the " + " ".join(words[1:]) if len(words) > 1 else ""
     if first.casefold() in NOT_NAMES:
         return ""
@@ -185,6 +192,11 @@ def subject_of(found: str, known: Known) -> str:
         return re.sub(r"^(?:[A-Z]?[a-z-]+ )+(?=[A-Z])", "", found)
     lowered = found[0].lower() + found[1:]
     return lowered if re.search(rf"(?<=[a-z,] ){re.escape(lowered)}\b", known.text) else ""
+
+
+def plain_words(text: str) -> bool:
+    """Say whether no verb or adverb stands among the words of a subject."""
+    return not any(_NO_PART.fullmatch(w) or w in PAST or w == "states" for w in text.split())
 
 
 def verb_form(word: str) -> tuple[str, str] | None:
@@ -207,6 +219,25 @@ def turned(parts: Statement, rest: str) -> str:
 def trimmed(text: str) -> str:
     """Return a predicate up to where another clause begins."""
     return _CUT.sub("", text).strip().rstrip(".").strip()
+
+
+_HE = re.compile(r"^(?:(?P<he>He|She)|(?P<his>His|Her)) (?=[a-z])")
+_LEADING = re.compile(rf"^(?P<name>{NAME}) (?:(?:is|was|has|had) |(?P<verb>[a-z]+) )")
+
+
+def with_name(sentence: str, person: str, known: Known) -> tuple[str, str]:
+    """Return the person spoken of, and the sentence with the name for a He or She in front.
+
+    «He» is the subject of the sentence before, and only if that began with a name.
+    """
+    if found := _HE.match(sentence):
+        if not person:
+            return "", sentence
+        return person, (person if found["he"] else f"{person}'s") + sentence[found.end() - 1 :]
+    found = _LEADING.match(sentence)
+    if found and (not found["verb"] or verb_form(found["verb"])):
+        return subject_of(found["name"], known), sentence
+    return "", sentence
 
 
 def as_beginning(text: str) -> str:

@@ -10,7 +10,16 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tunesmith.data.lexicon import HUMAN_VERBS, NOT_NAMES, PERSONAL, PLACED, STRANDED, THINGS, TYPES
+from tunesmith.data.lexicon import (
+    HUMAN_VERBS,
+    LOOSE,
+    NOT_NAMES,
+    PERSONAL,
+    PLACED,
+    STRANDED,
+    THINGS,
+    TYPES,
+)
 from tunesmith.data.sentences import sentences
 from tunesmith.data.statements import (
     BE,
@@ -26,15 +35,19 @@ from tunesmith.data.statements import (
     as_beginning,
     clauses,
     parse,
+    plain_words,
     subject_of,
     subjects,
     trimmed,
     turned,
     verb_form,
+    with_name,
     without_brackets,
 )
-from tunesmith.data.verbs import PARTICIPLES
+from tunesmith.data.verbs import PARTICIPLES, PAST, THIRD
 
+LONGEST = 400
+"""Letters of a statement that patterns look at; it also bounds how long they may search."""
 MOST_WORDS = 24
 """A longer question is a sign of a statement that was not understood."""
 
@@ -49,6 +62,14 @@ class Asked:
     kind: str
 
 
+_OPEN_ENDED = ("relation", "name")
+"""Kinds whose questions may end in a preposition: «What is it composed of?»."""
+_PREPOSITION = re.compile(r"\b(?:of|in|to|by|with|for|as|from|at|on)$")
+_TORN = re.compile(
+    r"(?:-\w+|\b(?:existing|prior|such|various|several|two|three|four|five|first|last))$|"
+    r"^\w+ing$|^(?:is|are|was|were|to|been) |and \w+ly\b"
+)
+"""An answer that ends too early, or goes on with another clause."""
 _HAZY = re.compile(
     r"^[A-Z][a-z]+(?: (?:what|many|much) [a-z]+| [a-z]+)? (?:is|was|are|were|did|does|do|"
     r"has|had|have|can) "
@@ -65,10 +86,12 @@ def ask(text: str) -> Iterator[Asked]:
     """
     names = frozenset(re.findall(rf"(?<=[a-z,;] )({CAP})", text))
     known = Known(names, text)
+    person = ""
     for sentence in sentences(text):
+        person, named = with_name(without_brackets(sentence), person, known)
         if not _plain(sentence):
             continue
-        for clause in clauses(without_brackets(sentence)):
+        for clause in clauses(named):
             for pattern in PATTERNS:
                 for asked in pattern(clause, known):
                     whole = replace(asked, sentence=sentence)
@@ -81,9 +104,11 @@ def _plain(sentence: str) -> bool:
     words = sentence.split()
     return (
         5 <= len(words) <= 45
+        and len(sentence) <= LONGEST
         and sentence[0].isupper()
         and sentence.endswith(".")
         and "\n" not in sentence
+        and not re.search(r"[a-z]\.[A-Z]", sentence)
     )
 
 
@@ -99,7 +124,11 @@ def _sound(asked: Asked) -> bool:
         and not re.search(r"[()/;“”\"«»\[\]{}|<>=…]|\.\.", question + answer)
         and not _HAZY.search(body)
         and answer.casefold() not in question.casefold()
-        and not re.search(r"\b(?:and|or|of|the|a|in|to|by|with|for|as|from|than|at|on)$", body)
+        and not re.search(r" that\b|\b(?:and|or|the|a|than|be|named|called|\w)$", body)
+        and not re.search(r"\b(?:say|report|state|claim|argue|believe|suggest|estimate)\b", body)
+        and not _TORN.search(answer)
+        and not any(word in PAST or word in THIRD for word in re.findall(r"\band (\w+)", answer))
+        and (asked.kind in _OPEN_ENDED or not _PREPOSITION.search(body))
         and not re.search(r"^(?:and|or|of|which|that)\b|\b(?:and|or|of|the|a|to)$", answer)
     )
 
@@ -107,6 +136,9 @@ def _sound(asked: Asked) -> bool:
 _WHEN = rf"(?:{DATE}|{MONTHS} {YEAR}|{YEAR}|the {YEAR}s|the \d{{1,2}}(?:st|nd|rd|th) century)"
 
 _FRONTED = re.compile(rf"^(?:In|On) (?:(?:early|late) )?(?P<when>{_WHEN}),? (?P<main>.+)$")
+
+
+_CLAUSE = "(?:since|after|before|when|while|who|which|where|whose|because|until|although)"
 
 
 def _when(when: str) -> str:
@@ -134,7 +166,8 @@ def _dates(sentence: str, known: Known) -> Iterator[Asked]:
         rf"^(?P<before>[^,;:]*?) ?\b(?:in|on) (?P<when>{_WHEN})\b(?! (?:and|or|to) [12]|[–-])",
         parts[3],
     )
-    if not found or re.search(YEAR, found["before"]):
+    # In a clause of its own a date belongs to that clause: «… since Laver won it in 1969».
+    if not found or re.search(rf"{YEAR}|\b{_CLAUSE}\b", found["before"]):
         return
     if not found["before"] and not parts[2]:
         return
@@ -194,7 +227,7 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
     found = re.match(
         rf"^(?P<particle>(?:up |out |over |down |of )?)(?:just |about |only |over |nearly |around |"
         rf"approximately |more than |at least |a total of )?(?P<n>{NUMBER}) "
-        r"(?P<what>[a-z][a-z-]*s|[a-z-]+ [a-z][a-z-]*s|people|men|women)\b"
+        r"(?P<what>[a-z][a-z-]*s|[a-z'-]+ [a-z][a-z-]*s|people|men|women)\b"
         r"(?P<more>(?: (?:a|per) (?:year|day|week|month))?(?: (?:in|at|for|from|during|"
         r"against|to|on) "
         r"[^,;:.]*?)?)(?=[.,](?:\s|$)| (?:and|which|that|while|when) )",
@@ -206,7 +239,8 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
         yield Asked(question, found["n"], sentence, "quantity")
         return
     found = re.match(
-        r"^an? (?P<what>(?:total |estimated )?(?:population|area|length|height|capacity|speed|mass|"
+        r"^an? (?P<what>(?:total |estimated )?(?:population|area|elevation|length|height|"
+        r"capacity|speed|mass|"
         rf"budget|value|density|depth|width|diameter)) of (?P<n>(?:about |around "
         rf")?{NUMBER}[^,.;()]*?)"
         r"(?=[.,](?:\s|$)| (?:in|and|at|with|as|from|by)\b)",
@@ -217,7 +251,8 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
 
 
 _KIND = re.compile(
-    r"^(?P<what>(?:an?|one of the|the) .+?)(?= (?:which|who|that|whose|where|when|in (?=[12]\d{3})|"
+    r"^(?P<what>(?:an?|one of the|the) .+?)(?= (?:(?:(?:by|in|to|for|of|on) )?which|who|that|"
+    r"whose|where|when|in (?=[12]\d{3})|"
     r"from (?=[12]\d{3})|before|after|and (?:is|was|has)|led by|made up|used to|"
     r"located|based (?:in|on)|situated|created by|designed by|developed by|consisting)\b|"
     r"[,.;:](?:\s|$)|$)"
@@ -238,6 +273,10 @@ def _definitions(sentence: str, known: Known) -> Iterator[Asked]:
         subject = found["subject"][0].lower() + found["subject"][1:]
         if found["subject"].split()[0].casefold() in NOT_NAMES:
             return
+        # A single word must be written small elsewhere, or it may be a name.
+        small = re.search(rf"(?<=[a-z,] ){re.escape(subject)}\b", known.text)
+        if found["be"] != "is" or not (" " in subject or small) or not plain_words(subject):
+            return
     if found is None:
         return
     kind = _KIND.match(found["rest"])
@@ -245,10 +284,13 @@ def _definitions(sentence: str, known: Known) -> Iterator[Asked]:
         return
     what = kind["what"]
     # What a role is, the next pattern asks the other way round.
-    if what.startswith("the ") or re.match(r"an? (?:major|result|part|lot|number|large)\b", what):
+    if re.match(r"the (?!process|study|practice|act|science|art|branch|method|system)", what):
+        return
+    if re.match(r"one of|an? (?:major|result|part|lot|number|large|concern|reason)\b", what):
         return
     head = re.split(r" (?:of|for|in|from|to|at|by|with|and|on)\b", what, maxsplit=1)[0].split()[-1]
-    who = "Who" if head.casefold() in PERSONAL else "What"
+    is_person = head.casefold() in PERSONAL or re.search(r"[a-z](?:nist|rist|crat|ogist)$", head)
+    who = "Who" if is_person else "What"
     yield Asked(f"{who} {found['be']} {subject}?", what, sentence, "definition")
 
 
@@ -271,9 +313,9 @@ def _roles(sentence: str, known: Known) -> Iterator[Asked]:
     found = _ROLE.match(sentence) or _FIRST.match(sentence)
     if not found or not subject_of(found["subject"], known):
         return
-    heads = re.split(r" (?:of|in|to|for)\b", found["role"], maxsplit=1)[0].split()
+    head = re.split(r" (?:ever|of|in|to|for)\b", found["role"], maxsplit=1)[0].split()[-1]
     full = len(found["subject"].split()) > 1
-    who = "Who" if full and PERSONAL.intersection(heads) else "What"
+    who = "Who" if full and head in PERSONAL else "What"
     question = f"{who} {found['be']} {found['role']}?"
     yield Asked(question, found["subject"], sentence, "role")
 
@@ -310,13 +352,21 @@ def _agents(sentence: str, known: Known) -> Iterator[Asked]:
         yield Asked(question, found["who"], sentence, "agent")
 
 
+def _listed(rest: str, what: str) -> bool:
+    """Say whether ``what`` is only the first of several that ``rest`` lists."""
+    after = rest.partition(what)[2]
+    return bool(re.match(r", [^.;:]*\b(?:and|or) |, \w+(?: \w+)?, ", after))
+
+
 def _objects(sentence: str, known: Known) -> Iterator[Asked]:
     """«X discovered radium in 1898» → «What did X discover?»."""
     parts = parse(sentence, known)
     if parts is None or parts[0] not in ("did", "does") or parts[2] not in THINGS:
         return
     thing = re.match(rf"^(?P<what>[\w'’ -]{{3,70}}?){TAIL}", parts[3])
-    if not thing or not 1 <= len(thing["what"].split()) <= 9:
+    if not thing or not 1 <= len(thing["what"].split()) <= 9 or _listed(parts[3], thing["what"]):
+        return
+    if parts[2] == "defeat" and not re.fullmatch(rf"(?:the )?{NAME}", thing["what"]):
         return
     if re.search(r"\b(?:that|which|to|when|as|by|because|if)\b", thing["what"]):
         return
@@ -324,8 +374,14 @@ def _objects(sentence: str, known: Known) -> Iterator[Asked]:
         return
     if VAGUE.search(thing["what"]) or re.search(r"^(?:in|on|at|for|with|from|of)\b", thing["what"]):
         return
+    after = parts[3][len(thing["what"]) :]
+    more = re.match(r"(?: (?:in|at|on|for|from|against|during) [^,;:.]+)?(?=[,;:.](?:\s|$))", after)
+    said = more[0].strip() if more and len(more[0].split()) <= 8 else ""
+    # «What did she win?» could be asked of many lines, «… win in 1903?» of one.
+    if parts[2] in LOOSE and not said:
+        return
     lead = "Whom" if parts[2] == "defeat" else "What"
-    yield Asked(f"{lead} {turned(parts, '')}?", thing["what"], sentence, "object")
+    yield Asked(f"{lead} {turned(parts, said)}?", thing["what"], sentence, "object")
 
 
 def _stranded(sentence: str, known: Known) -> Iterator[Asked]:
@@ -342,6 +398,8 @@ def _stranded(sentence: str, known: Known) -> Iterator[Asked]:
     if f"{verb.split()[-1]}:{found['prep'].replace(' ', '+')}" not in STRANDED:
         return
     what = found["what"]
+    if _listed(parts[3], what) or (found["prep"] == "by" and re.fullmatch(NAME, what)):
+        return
     if VAGUE.search(what) or not 1 <= len(what.split()) <= 9 or what.startswith("both "):
         return
     said = "" if parts[2] else verb
