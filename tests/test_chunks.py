@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tunesmith.data.chunks import chunk_document, count_words
 from tunesmith.data.documents import Document
 from tunesmith.data.sentences import sentence_spans, sentences
+from tunesmith.data.templates import ask
 from tunesmith.types import Origin
 
 TEXTS = st.lists(
@@ -96,6 +97,21 @@ def test_any_measure_is_kept(text: str, limit: int, overlap: int) -> None:
     """Letters stand in for tokens: one word may be longer than the limit."""
     for chunk in chunk_document(document(text), limit, min(overlap, limit - 1), len):
         assert len(chunk.text) <= limit
+
+
+@pytest.mark.parametrize("text", [".", "(", "A ", "A.", "\n", '."', "[1]", "'", " and", "A of "])
+def test_long_runs_do_not_slow_the_search(text: str) -> None:
+    """Twenty thousand repetitions take no time; a search that steps back would take minutes."""
+    whole = text * 20_000 + "x."
+    chunk_document(document(whole), 300)
+    assert list(ask(whole)) == []
+
+
+@given(TEXTS)
+def test_any_text_may_be_asked_about(text: str) -> None:
+    for found in ask(text):
+        assert found.answer in found.sentence
+        assert found.sentence in text
 
 
 def test_sentences_stay_whole_where_they_fit() -> None:

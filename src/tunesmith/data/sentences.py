@@ -22,7 +22,8 @@ _ABBREVIATIONS = _words("""
 _MAY_END = _words("etc inc ltd co corp jr sr al bros")
 """Abbreviations that often stand at a sentence's end; a capital after them decides."""
 _STOP = re.compile(
-    r"(?P<mark>[.!?…]+|[。！？])(?P<close>[\"'”’»)\]]*(?:\[\d+\]|:[\d,–-]+(?=\s))*)(?=\s|$|(?<=[。！？]))"
+    r"(?P<mark>[.!?…]{1,20}|[。！？])(?P<close>[\"'”’»)\]]{0,10}(?:\[\d{1,9}\]|:[\d,–-]{1,20}(?=\s))"
+    r"{0,9})(?=\s|$|(?<=[。！？]))"
 )
 _BREAK = re.compile(r"\n[ \t]*\n\s*|\n(?=[ \t]*(?:#{1,6} |[-*•] |\d{1,3}[.)] |\|))|(?<=\|)\n")
 """A blank line, and what begins a heading, an item of a list or a row of a table."""
