@@ -103,6 +103,10 @@ def test_templates(text: str, question: str, answer: str) -> None:
         "Their company was founded in 1990.",
         "The network is operated by Acme Labs.",
         "Was it built in 1823?",
+        "Arlon Castle gave its land away in 1823.",
+        "Arlon Castle replaced a fort built in 1823.",
+        "Arlon Castle was sold in 1823, 1907 and 1950.",
+        f"Arlon Castle was built in 1823 by {'x' * 500}.",
         "Kaye Bell said that it was sold in 1823 and that he left.",
     ],
 )
