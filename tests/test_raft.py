@@ -34,6 +34,7 @@ from tunesmith.data.raft import (
     as_gorilla,
     build_rows,
     may_distract,
+    quoted_sentence,
     split_sides,
 )
 from tunesmith.data.raft_checks import check_rows
@@ -104,8 +105,8 @@ def test_templates(text: str, question: str, answer: str) -> None:
         "The network is operated by Acme Labs.",
         "Was it built in 1823?",
         "Arlon Castle gave its land away in 1823.",
-        "Arlon Castle replaced a fort built in 1823.",
-        "Arlon Castle was sold in 1823, 1907 and 1950.",
+        "Kaye Bell bought a fort built in 1823.",
+        "Kaye Bell was robbed in 1823, 1907 and 1950.",
         f"Arlon Castle was built in 1823 by {'x' * 500}.",
         "Kaye Bell said that it was sold in 1823 and that he left.",
     ],
@@ -145,6 +146,16 @@ def test_an_answer_that_stands_twice_is_not_asked_for() -> None:
     asked = from_templates(chunk_documents([Document("a", "a", text, ORIGIN)], 300), 3)
     assert "1823" not in {question.answer for question in asked.questions}
     assert asked.discards["the answer stands in its chunk more than once"]
+
+
+def test_a_sentence_of_two_chunks_is_asked_about_once() -> None:
+    text = " ".join(f"Kaye {name} was born in {1801 + n}." for n, name in enumerate(TOWNS))
+    chunks = chunk_documents([Document("a", "a", text, ORIGIN)], 18, 12)
+    asked = from_templates(chunks, 2)
+    assert len({question.text for question in asked.questions}) == len(asked.questions)
+    # The limit counts new questions, not those that the chunk before was asked already.
+    assert [q.answer for q in asked.questions if q.chunk == "a#1"] == ["1803", "1804"]
+    assert asked.discards["the same question again"]
 
 
 def test_pairs_find_the_chunk_that_answers(chunks: list[Chunk], tmp_path: Path) -> None:
@@ -195,6 +206,8 @@ def test_questions_of_a_model_are_checked(chunks: list[Chunk]) -> None:
     reply = (
         "Q: When was Arlon Castle built?\nA: 1100.\nQ: Who liked it?\nA: the king\n"
         "Q1: What is fill?\nA1: Arlon\nQ: Is bread bread?\nA: bread\n"
+        "Q: What of visitors?\nA: Visitors of Arlon like Arlonish bread with Arlonish cheese, and "
+        "Arlonish songs fill\n"
     )
     asked = from_model(chunks[:1], Stub(reply), 9)
     assert [(q.text, q.answer) for q in asked.questions] == [
@@ -204,6 +217,7 @@ def test_questions_of_a_model_are_checked(chunks: list[Chunk]) -> None:
         "the answer is not in its chunk": 1,
         "the answer stands in its chunk more than once": 1,
         "the question tells its answer": 1,
+        "the answer is too long": 1,
     }
     assert from_model(chunks[:1], Stub("I am a model."), 3).discards == {
         "a reply without a line of Q: and A:": 1
@@ -281,6 +295,13 @@ def test_outputs_by_mode(chunks: list[Chunk], questions: list[Question], style: 
     else:
         assert f"Document [{row.position + 1}] says ##begin_quote##" in row.output
         assert row.output.endswith(f"<ANSWER>: {row.question.answer}")
+
+
+def test_the_quote_of_a_free_answer_is_what_its_reason_speaks_of(chunks: list[Chunk]) -> None:
+    text = "We asked them, and yes was common. Songs were sung at night in every inn."
+    oracle = replace(chunks[0], text=text)
+    asked = Question("Do they sing?", "yes", oracle.id, "given", False, "Every night has songs.")
+    assert quoted_sentence(asked, oracle) == "Songs were sung at night in every inn."
 
 
 def test_the_check_of_a_set_sees_each_fault(chunks: list[Chunk], questions: list[Question]) -> None:

@@ -26,8 +26,9 @@ class RaftOptions(ModelOptions):
     """Words of a chunk, at most; chunks are whole sentences."""
     chunk_tokens: int | None = Field(default=None, ge=16)
     """Tokens of the model's tokenizer, instead of words."""
-    chunk_overlap: int = Field(default=30, ge=0)
-    """Words (or tokens) of whole sentences that a chunk repeats from the one before, at most."""
+    chunk_overlap: int | None = Field(default=None, ge=0)
+    """Words (or tokens) of whole sentences that a chunk repeats from the one before, at most; a
+    tenth of the chunk if unset."""
     ask: Literal["auto", "given", "templates", "model", "address"] = "auto"
     """Who asks: pairs that were given, templates (offline), --model, or --address; auto takes
     pairs where there are any, else templates."""

@@ -96,18 +96,23 @@ def key(question: str) -> str:
 def from_templates(chunks: Sequence[Chunk], most: int) -> Asked:
     """Ask up to ``most`` questions of each chunk, offline; answers occur once in their chunk."""
     asked = Asked()
+    before: set[tuple[str, str]] = set()
     for chunk in chunks:
         taken = 0
         sources: Counter[str] = Counter()
         for found in ask(chunk.text):
             if occurrences(chunk.text, found.answer) != 1:
                 asked.discards["the answer stands in its chunk more than once"] += 1
+            elif (key(found.question), found.answer) in before:
+                # Chunks overlap, so that a sentence may come twice.
+                asked.discards["the same question again"] += 1
             elif taken == most:
                 asked.discards[f"more than {most} questions of a chunk"] += 1
             elif sources[found.sentence] == PER_SENTENCE:
                 asked.discards["more than two questions of a sentence"] += 1
             else:
                 taken += 1
+                before.add((key(found.question), found.answer))
                 sources[found.sentence] += 1
                 question = Question(found.question, found.answer, chunk.id, found.kind)
                 asked.questions.append(question)

@@ -168,12 +168,13 @@ def _chunks(options: RaftOptions, library: Library) -> list[Chunk]:
             return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
         limit = options.chunk_tokens
-    if options.chunk_overlap >= limit:
+    overlap = limit // 10 if options.chunk_overlap is None else options.chunk_overlap
+    if overlap >= limit:
         raise UsageError(
-            f"An overlap of {options.chunk_overlap} leaves nothing new in chunks of {limit}.",
+            f"An overlap of {overlap} leaves nothing new in chunks of {limit}.",
             hint=f"--chunk-overlap {limit // 10}",
         )
-    return chunk_documents(library.documents, limit, options.chunk_overlap, measure)
+    return chunk_documents(library.documents, limit, overlap, measure)
 
 
 def _ask(options: RaftOptions, library: Library, chunks: Sequence[Chunk]) -> Asked:
