@@ -543,6 +543,8 @@ def test_a_model_is_asked(
     ("more", "code", "message"),
     [
         ("--output rows.xlsx", 2, "no format that rows can be written in"),
+        ("--columns frage=x", 2, "'frage', which nothing here reads"),
+        ("--documents no/where", 3, "no file 'no/where'"),
         ("--ask given", 2, "no question was given"),
         ("--ask address", 2, "needs --address"),
         ("--chunk-size 20 --chunk-overlap 30", 2, "leaves nothing new"),

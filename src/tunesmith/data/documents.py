@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.formats import rename
-from tunesmith.data.readers import Row, read_bytes, read_rows, read_text
+from tunesmith.data.readers import Row, missing, read_bytes, read_rows, read_text
 from tunesmith.errors import DataError
 from tunesmith.types import Origin
 
@@ -124,12 +124,16 @@ def suffix_of(path: Path) -> str:
 
 def _file(path: Path, name: str, columns: Mapping[str, str], library: Library) -> None:
     suffix = suffix_of(path)
+    if not path.exists():
+        raise missing(path)
     if suffix in TABLES:
         _table(path, name, columns, library)
         return
-    if not path.exists() or suffix not in TEXTS:
-        next(iter(read_rows(str(path))))  # says what is missing, and what is near
-        raise DataError(f"{path} has no known format.", expected=", ".join((*TEXTS, *TABLES)))
+    if suffix not in TEXTS:
+        raise DataError(
+            f"{path} has no known format ({suffix or 'no suffix'}).",
+            expected=", ".join((*TEXTS, *TABLES)) + ", each also .gz, or a folder of them",
+        )
     if suffix == ".pdf":
         texts = [_pdf(path, name, library)]
     elif suffix in (".html", ".htm"):
@@ -218,7 +222,7 @@ def _pdf(path: Path, name: str, library: Library) -> tuple[str, str]:
 def _table(path: Path, name: str, columns: Mapping[str, str], library: Library) -> None:
     from tunesmith.data.docqa import adapted
 
-    if suffix_of(path) == ".json" and path.exists():
+    if suffix_of(path) == ".json":
         try:
             content: Any = json.loads(read_text(path))
         except ValueError:

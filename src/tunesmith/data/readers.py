@@ -52,7 +52,7 @@ def _open(source: str, split: str) -> Iterator[Row]:
     if not path.exists():
         if source.count("/") == 1 and not Path(source).suffix and not Path(source).parent.is_dir():
             return _hub(source, split)
-        raise _missing(path)
+        raise missing(path)
     name = path.name[:-3] if path.name.endswith(".gz") else path.name
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
@@ -230,7 +230,8 @@ def _arrow(found: Any, source: str, split: str) -> Iterator[Row]:
         yield Row(dict(fields), Origin(f"{source}[{split}]", number))
 
 
-def _missing(path: Path) -> DataError:
+def missing(path: Path) -> DataError:
+    """Return the error for a file that is not there; it names the nearest one beside it."""
     folder = path.parent
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     close = difflib.get_close_matches(path.name, names, 1)

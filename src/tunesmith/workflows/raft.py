@@ -74,7 +74,7 @@ def command(resolved: Resolved[RaftOptions]) -> int:
 
 def make_raft(options: RaftOptions) -> RaftResult:
     """Read, cut, ask, split, build, check, write; every discard is counted and told."""
-    from tunesmith.data.documents import read_documents
+    from tunesmith.data.documents import FIELDS, TITLES, read_documents
     from tunesmith.data.raft import build_rows, split_sides
     from tunesmith.data.raft_checks import check_rows, statistics
     from tunesmith.data.writers import write_splits
@@ -87,7 +87,8 @@ def make_raft(options: RaftOptions) -> RaftResult:
             expected=".jsonl, .parquet, or a name without a suffix for a datasets folder",
         )
     settings = _settings(options)
-    library = read_documents(options.documents, options.columns)
+    _check_columns(options)
+    library = read_documents(options.documents, _present(options.columns, *FIELDS, *TITLES))
     _tell_reading(library)
     chunks = _chunks(options, library)
     asked = _ask(options, library, chunks)
@@ -182,7 +183,11 @@ def _ask(options: RaftOptions, library: Library, chunks: Sequence[Chunk]) -> Ask
 
     pairs = library.pairs
     if options.questions:
-        pairs = read_pairs(options.questions, _present(options.columns, "question", "answer"))
+        if pairs:
+            console.warn(f"--questions replaces the {len(pairs):,} questions of the documents")
+        pairs = read_pairs(
+            options.questions, _present(options.columns, "question", "answer", "context")
+        )
     who = options.ask
     if who == "auto":
         who = "given" if pairs else "templates"
@@ -204,7 +209,20 @@ def _ask(options: RaftOptions, library: Library, chunks: Sequence[Chunk]) -> Ask
 
 
 def _present(columns: Mapping[str, str], *names: str) -> dict[str, str]:
-    return {name: own for name, own in columns.items() if name in (*names, "context")}
+    return {name: own for name, own in columns.items() if name in names}
+
+
+def _check_columns(options: RaftOptions) -> None:
+    from tunesmith.data.documents import FIELDS, TITLES
+
+    known = (*FIELDS, *TITLES, "question", "answer")
+    unknown = [name for name in options.columns if name not in known]
+    if unknown:
+        raise UsageError(
+            f"--columns names {', '.join(map(repr, unknown))}, which nothing here reads.",
+            expected=", ".join(known),
+            hint="--columns text=YOUR_FIELD",
+        )
 
 
 def _maker(options: RaftOptions, who: str) -> QuestionMaker:
