@@ -258,7 +258,7 @@ def _names(sentence: str, known: Known) -> Iterator[Asked]:
     yield Asked(question, found["name"], sentence, "name")
 
 
-def _agents(sentence: str, known: Known) -> Iterator[Asked]:
+def _by_whom(sentence: str, known: Known) -> Iterator[Asked]:
     """«X was designed by Y» → «By whom was X designed?»."""
     then = (
         r"(?P<be>is|was|were|are) (?P<how>(?:[a-z]+ly )?(?P<verb>[a-z]+)) by "
@@ -270,7 +270,7 @@ def _agents(sentence: str, known: Known) -> Iterator[Asked]:
     # Several are named, and one of them is no whole answer.
     if not re.search(r"^ and [A-Z]|^, (?:[A-Z]|and )", sentence.partition(found["who"])[2]):
         question = f"By whom {found['be']} {subject} {found['how']}?"
-        yield Asked(question, found["who"], sentence, "agent")
+        yield Asked(question, found["who"], sentence, "by whom")
 
 
 def _listed(rest: str, what: str) -> bool:
@@ -401,7 +401,7 @@ PATTERNS: tuple[Callable[[str, Known], Iterator[Asked]], ...] = (
     _quantities,
     _names,
     _roles,
-    _agents,
+    _by_whom,
     _definitions,
     _typed,
     _stranded,
