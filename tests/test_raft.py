@@ -84,6 +84,11 @@ def rows_of(questions: list[Question], chunks: list[Chunk], **settings: Any) -> 
         ("Kaye Bell was born in Paris in 1901.", "Where was Kaye Bell born?", "Paris"),
         ("Kaye Bell works at Acme Labs.", "Where does Kaye Bell work?", "Acme Labs"),
         ("Kaye Bell won 25 races in Peru.", "How many races did Kaye Bell win in Peru?", "25"),
+        (
+            "Kaye Bell sold more than 70,000 maps in Peru.",
+            "How many maps did Kaye Bell sell in Peru?",
+            "more than 70,000",
+        ),
         ("Kaye Bell is a Scottish engineer.", "Who is Kaye Bell?", "a Scottish engineer"),
         ("Ohm River is a tidal inlet.", "What is Ohm River?", "a tidal inlet"),
         ("Port Vila is the capital of Vanuatu.", "What is the capital of Vanuatu?", "Port Vila"),

@@ -114,10 +114,17 @@ def _places(sentence: str, known: Known) -> Iterator[Asked]:
     yield Asked(f"Where {turned(parts, found['verb'].strip())}?", found["where"], sentence, "place")
 
 
+_AMOUNT = (
+    r"(?:(?:about|approximately|over|nearly|around|more than|less than|fewer than|at least|up to) )?"
+    + NUMBER
+)
+"""A number with what limits it: «more than 70,000» is not 70,000."""
+
+
 def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
     """«X won 25 races in Y» → «How many races did X win in Y?»."""
     if found := re.match(
-        rf"^There (?P<be>are|were) (?:about |approximately |over |nearly |around )?(?P<n>{NUMBER}) "
+        rf"^There (?P<be>are|were) (?P<n>{_AMOUNT}) "
         r"(?P<what>[^,.;]{3,70}?) (?P<where>(?:in|at|on) [^,;]*?[A-Z][^,;]*)\.$",
         sentence,
     ):
@@ -125,7 +132,8 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
         yield Asked(question, found["n"], sentence, "quantity")
         return
     if found := re.match(
-        r"^(?:About |Approximately |Over |Nearly |Around |Some )?(?P<n>[\d.]+ ?(?:%|percent)) of "
+        r"^(?P<n>(?:(?:About|Approximately|Over|Nearly|Around|Some|More than|Less than|At least) )?"
+        r"[\d.]+ ?(?:%|percent)) of "
         r"(?P<what>[^,;:]*?[A-Z][^,;:]*?)\.$",
         sentence,
     ):
@@ -136,7 +144,7 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
         return
     if parts[0] in BE:
         if found := re.match(
-            rf"^(?:about |approximately |over |nearly |around )?(?P<n>{NUMBER}) (?P<what>[a-z-]+s "
+            rf"^(?P<n>{_AMOUNT}) (?P<what>[a-z-]+s "
             r"(?:long|tall|high|wide|deep|old|thick|north|south|east|west)(?: of "
             r"[^,;.]*)?)(?=[.,])",
             parts[3],
@@ -146,8 +154,8 @@ def _quantities(sentence: str, known: Known) -> Iterator[Asked]:
             )
         return
     found = re.match(
-        rf"^(?P<particle>(?:up |out |over |down |of )?)(?:just |about |only |over |nearly |around |"
-        rf"approximately |more than |at least |a total of )?(?P<n>{NUMBER}) "
+        rf"^(?P<particle>(?:up |out |over |down |of )?)(?:just |only |a total of )?"
+        rf"(?P<n>{_AMOUNT}) "
         r"(?P<what>[a-z][a-z-]*s|[a-z'-]+ [a-z][a-z-]*s|people|men|women)\b"
         r"(?P<more>(?: (?:a|per) (?:year|day|week|month))?(?: (?:in|at|for|from|during|"
         r"against|to|on) "
