@@ -115,7 +115,7 @@ def _places(sentence: str, known: Known) -> Iterator[Asked]:
 
 
 _AMOUNT = (
-    r"(?:(?:about|approximately|over|nearly|around|more than|less than|fewer than|at least|up to) )?"
+    r"(?:(?:about|approximately|over|nearly|around|more than|less than|fewer than|at least) )?"
     + NUMBER
 )
 """A number with what limits it: «more than 70,000» is not 70,000."""
