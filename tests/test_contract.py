@@ -36,7 +36,7 @@ def test_the_stop_token_is_the_one_behind_the_answer_and_not_always_eos() -> Non
 def test_every_row_is_held_to_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     renderer = Renderer(tiny_tokenizer())
     [row] = renderer.encode(EXAMPLE, 200).rows
-    assert prepare([EXAMPLE], renderer, 200).rows == [row]
+    assert list(prepare([EXAMPLE], renderer, 200).rows) == [row]
     untrained = dataclasses.replace(row, weights=(0.0,) * len(row.ids))
     encode = lambda *_, **__: [Rendered((untrained,))]  # noqa: E731
     monkeypatch.setattr(renderer, "encode_all", encode)

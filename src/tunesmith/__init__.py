@@ -20,6 +20,7 @@ _LAZY = {
     "sample": "tunesmith.workflows.sample",
     "load": "tunesmith.models.load",
     "FineTuningConfig": "tunesmith.config.schema",
+    "RAFTDataGenerator": "tunesmith.workflows.raft",
 }
 
 __all__ = ["__version__", *sorted(_LAZY)]
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tunesmith.workflows.compare import compare
     from tunesmith.workflows.evaluate import evaluate
     from tunesmith.workflows.generate import generate
+    from tunesmith.workflows.raft import RAFTDataGenerator
     from tunesmith.workflows.sample import sample
     from tunesmith.workflows.train import train
 

@@ -88,6 +88,12 @@ VERBS = {
         "mix",
         ("recipe",),
     ),
+    "data raft": Verb(
+        "questions with documents: retrieval-augmented fine-tuning data",
+        "schema_raft.RaftOptions",
+        "raft",
+        ("documents",),
+    ),
 }
 
 

@@ -142,3 +142,22 @@ def chunks(path: Path, encoding: str | None = None) -> Iterator[str]:
 def recode_hint(path: Path) -> str:
     """Say how to read a file whose encoding is another one."""
     return f"--encoding windows-1252, if {path.name} comes from a spreadsheet on Windows"
+
+
+def whole_bytes(path: Path) -> bytes:
+    """Return a file's bytes, unpacked if it is a .gz; raises ``DataError``."""
+    try:
+        with open_bytes(path) as file:
+            return file.read()
+    except BROKEN as failure:
+        raise DataError(f"{path} cannot be read: {failure}") from None
+
+
+def whole_text(path: Path, encoding: str | None = None) -> str:
+    """Return a text file; bytes that are none in its encoding are a ``DataError``."""
+    try:
+        return "".join(chunks(path, encoding))
+    except Undecodable as wrong:
+        raise DataError(f"{path}:{wrong.line}: {wrong}.", hint=recode_hint(path)) from None
+    except BROKEN as failure:
+        raise DataError(f"{path} cannot be read: {failure}") from None

@@ -238,6 +238,14 @@ def rename(fields: Fields, columns: Mapping[str, str]) -> Fields:
     return renamed
 
 
+def renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    """Return a row under the names that are looked for; raises ``DataError`` with its place."""
+    try:
+        return Row(dict(rename(row.fields, columns)), row.origin)
+    except RowFault as wrong:
+        raise Fault(row.origin, wrong.reason, wrong.expected).error() from None
+
+
 def _at(fields: Fields, path: str) -> Any:
     if path in fields:
         return fields[path]

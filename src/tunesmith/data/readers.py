@@ -90,7 +90,7 @@ def scan(
             return open_named(named, split)
         if source.count("/") == 1 and not Path(source).suffix and not Path(source).parent.is_dir():
             return _hub(source, split)
-        raise _missing(path)
+        raise missing(path)
     name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
@@ -297,7 +297,8 @@ def _arrow(found: Any, source: str, split: str) -> Iterator[Row | Fault]:
         yield Row(dict(fields), Origin(f"{source}[{split}]", number))
 
 
-def _missing(path: Path) -> DataError:
+def missing(path: Path) -> DataError:
+    """Return the error for a file that is not there; it names the nearest one beside it."""
     folder = path.parent
     # By their stems: every .jsonl resembles every other one.
     names = {p.name.split(".")[0]: p.name for p in folder.iterdir()} if folder.is_dir() else {}

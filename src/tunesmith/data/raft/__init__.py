@@ -1,0 +1,1 @@
+"""RAFT: documents to chunks, questions, distractors and checked rows."""
