@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,21 @@ def test_a_signal_gives_up_the_running_step(tmp_path: Path) -> None:
     list(steps(straight))
     final = weights(fresh)
     assert all(torch.equal(value, final[name]) for name, value in weights(straight).items())
+
+
+def test_a_manifest_that_leaves_a_file_out_is_found(tmp_path: Path) -> None:
+    state = make_state(False)
+    path = checkpoint.save(tmp_path, state, {})
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["optimizer.safetensors"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert checkpoint.verify(path) == "optimizer.safetensors is not in its manifest"
+
+
+def test_nothing_is_pruned_where_nothing_verifies(tmp_path: Path) -> None:
+    state = make_state(False)
+    for step in range(4):
+        state.step = step
+        (checkpoint.save(tmp_path, state, {}) / "state.json").write_text("{}")
+    assert checkpoint.prune(tmp_path, 2) == []
+    assert len(checkpoint.steps(tmp_path)) == 4

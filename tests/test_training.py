@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +14,9 @@ from hypothesis import strategies as st
 
 from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.errors import ModelError, TrainingError
-from tunesmith.models.adapters import add_lora, recompute_activations
+from tunesmith.models.adapters import add_lora, freeze_bottom, recompute_activations
 from tunesmith.train.batches import Plan, epoch_order, make_plan, pack
-from tunesmith.train.loop import Ledger, Settings, State, fit, make_optimizer
+from tunesmith.train.loop import Ledger, Settings, State, _backward, fit, make_optimizer
 from tunesmith.train.losses import packed_rows, row_losses, token_losses
 from tunesmith.train.schedule import factor, warmup_steps
 from tunesmith.types import Encoded, Origin
@@ -183,6 +185,64 @@ def test_losses_are_measured_without_dropout_and_leave_the_mode() -> None:
 def test_one_lora_target_that_matches_nothing_is_an_error() -> None:
     with pytest.raises(ModelError, match="do not all match"):
         add_lora(tiny_model("llama"), rank=4, alpha=8, targets=["q_proj", "no_such_layer"])
+
+
+def test_two_processes_share_a_step_and_agree_with_one() -> None:
+    def gradients_of(process: int, processes: int) -> dict[str, torch.Tensor]:
+        model = tiny_model("llama")
+        state = State(model, make_optimizer(model, Settings(1e-2)))
+        alone = SimpleNamespace(
+            process_index=process,
+            num_processes=processes,
+            device=CPU,
+            no_sync=lambda _: nullcontext(),
+            autocast=nullcontext,
+            backward=lambda loss: loss.backward(),
+            reduce=lambda value, _: value,
+        )
+        rows = make_rows(7)
+        _backward(
+            state, rows, range(7), [len(r.ids) for r in rows], Settings(1e-2), alone, lambda: False
+        )
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    whole, first, second = gradients_of(0, 1), gradients_of(0, 2), gradients_of(1, 2)
+    for name, gradient in whole.items():
+        # Data-parallel training averages what the processes bring.
+        assert torch.allclose((first[name] + second[name]) / 2, gradient, atol=1e-5), name
+
+
+def test_the_rate_of_the_schedule_is_the_one_that_is_used() -> None:
+    model = tiny_model("llama")
+    settings = Settings(1e-2, "linear", 2)
+    state = State(model, make_optimizer(model, settings))
+    used: list[float] = []
+    state.optimizer.register_step_pre_hook(lambda o, *_: used.append(o.param_groups[0]["lr"]))
+    rates = [
+        step.learning_rate
+        for step in fit(state, make_rows(8), Plan(8, 2, 6, 0), settings, Accelerator(cpu=True))
+    ]
+    assert used == rates == [1e-2 * factor("linear", at, 6, 2) for at in range(6)]
+    assert len(set(rates)) > 3
+
+
+def test_freezing_takes_the_embeddings_along() -> None:
+    model = tiny_model("llama", tie_word_embeddings=False)
+    assert freeze_bottom(model, 0.5) == 1
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert "model.embed_tokens.weight" not in trained
+    assert not any("layers.0." in name for name in trained)
+    assert any("layers.1." in name for name in trained)
+    assert "lm_head.weight" in trained
+
+
+def test_an_adapter_begins_from_its_seed_alone() -> None:
+    begun = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        adapted = add_lora(tiny_model("llama"), rank=4, alpha=8, seed=7)
+        begun.append({n: p for n, p in adapted.named_parameters() if "lora_A" in n})
+    assert all(torch.equal(value, begun[1][name]) for name, value in begun[0].items())
 
 
 def test_non_finite_loss_stops_before_the_update() -> None:
