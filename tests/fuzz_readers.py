@@ -126,13 +126,8 @@ def check_lines(folder: Path, lines: list[bytes], pool: dict[bytes, Any]) -> dic
         rows += 1
         expected = pool[lines[line - 1]]
         assert expected is None or same(found.fields, expected), lines[line - 1]
-    # What is blank is what is white space to Python once it is text.
-    blank = sum(
-        not line.removeprefix(b"\xef\xbb\xbf" if n == 0 else b"").strip(
-            b" \t\r\x0b\x0c\x1c\x1d\x1e\x1f"
-        )
-        for n, line in enumerate(lines)
-    )
+    mark = b"\xef\xbb\xbf"
+    blank = sum(not line.strip(b" \t\r") for line in [lines[0].removeprefix(mark), *lines[1:]])
     assert rows + faults + blank == len(lines), (rows, faults, blank, len(lines))
     return {"accepted": rows, "refused": faults, "blank": blank}
 

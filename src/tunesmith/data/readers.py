@@ -24,6 +24,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".m
 END_OF_TEXT = "<|endoftext|>"
 """A line of its own that separates documents of a text file."""
 _DELIMITERS = ",;\t|"
+_BLANK = " \t\r\n"
+"""White space of JSON: a line of anything else, such as U+2028, is no blank line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def _json_lines(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
         origin = Origin(str(path), number)
         if isinstance(line, bytes_in.Undecodable):
             yield Fault(origin, str(line), hint=bytes_in.recode_hint(path))
-        elif line.strip():
+        elif line.strip(_BLANK):
             try:
                 yield _object(parse_line(line), origin)
             except ValueError as wrong:
