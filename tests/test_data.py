@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.data import bytes_in, json_in
 from tunesmith.data.formats import to_examples
 from tunesmith.data.overlap import find_overlaps
 from tunesmith.data.readers import Row, read_rows
@@ -56,6 +57,13 @@ def test_text_files_hold_documents(tmp_path: Path) -> None:
         ("a.jsonl", b"[1]\n", r"a.jsonl:1: list, not an object"),
         ("a.jsonl", b"", "is empty"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl:1: byte 0xff is not UTF-8"),
+        ("a.jsonl", b'{"a": 1, "a": 2}\n', r"a.jsonl:1: the key 'a' stands twice"),
+        ("a.jsonl", b'{"a": NaN}\n', r"a.jsonl:1: NaN is no JSON number"),
+        ("a.jsonl", b'{"a": ' + b"[" * 100_000, r"nested too deeply|not valid JSON"),
+        ("a.json", b'[{"a": 1, "a": 2}]', r"a.json:1: the key 'a' stands twice"),
+        ("a.json", b'{"data": [{"a": 1}]} x', r"not valid JSON"),
+        ("a.csv", b"a,a\n1,2\n", r"the column 'a' stands twice"),
+        ("a.csv", b'a,b\n"1,2\n', r"a.csv:2: unexpected end of data"),
         ("a.json", b'[{"a": 1},]', r"not valid JSON"),
         ("a.json", b"3", "a.json:1: int, not an object"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a.csv:3: 3 cells, but 2 columns"),
@@ -69,6 +77,58 @@ def test_bad_files_give_a_sentence(tmp_path: Path, name: str, content: bytes, me
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("semicolons.csv", "prompt;completion\na?;b\n"),
+        ("tabs.tsv", "prompt\tcompletion\na?\tb\n"),
+        ("blank.csv", "prompt,completion\n\na?,b\n,\n"),
+        ("utf16.csv", "prompt,completion\na?,b\n"),
+        ("objects.json", '{"one": {"prompt": "a?", "completion": "b"}, "two": {"prompt": "c"}}'),
+        ("indented.json", json.dumps(PAIR, indent=1) + json.dumps(PAIR, indent=1)),
+    ],
+)
+def test_other_spellings_of_a_table(tmp_path: Path, name: str, text: str) -> None:
+    encoding = "utf-16" if "utf16" in name else "utf-8"
+    (tmp_path / name).write_text(text, encoding=encoding)
+    first = read(tmp_path / name)[0].fields
+    assert {key: first[key] for key in PAIR} == PAIR
+
+
+def test_another_encoding_is_read_when_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("prompt,completion\nWie?,Größe\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"a.csv:2: byte 0xf6 is not UTF-8"):
+        read(tmp_path / "a.csv")
+    [row] = read(tmp_path / "a.csv", encoding="windows-1252")
+    assert row.fields["completion"] == "Größe"
+
+
+def test_a_list_larger_than_a_piece_is_read_item_by_item(tmp_path: Path) -> None:
+    rows = [{"prompt": "x" * 1000, "completion": str(n)} for n in range(3000)]
+    (tmp_path / "a.json").write_text(json.dumps({"version": "1", "data": rows}))
+    found = read(tmp_path / "a.json")
+    assert [row.fields for row in found] == rows
+    assert str(found[-1].origin).endswith("a.json:1 (item 3000)")
+
+
+def test_an_object_too_large_to_hold_is_read_key_by_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_in, "LONGEST", 400)
+    monkeypatch.setattr(json_in, "CHUNK", 50)
+    monkeypatch.setattr(bytes_in, "CHUNK", 50)
+    rows = [{"prompt": f"q{n}", "completion": "x"} for n in range(40)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"version": "1", "data": rows, "end": None}))
+    assert [row.fields for row in read(path)] == rows
+    path.write_text(json.dumps({"data": rows, "more": rows}))
+    with pytest.raises(DataError, match="a second list in a large object"):
+        read(path)
+    path.write_text(json.dumps({"data": rows})[:-1])
+    with pytest.raises(DataError, match="expected , or }"):
         read(path)
 
 
