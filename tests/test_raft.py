@@ -602,3 +602,30 @@ def test_public_data_sets_become_sets(
     result = make_raft(resolve(RaftOptions, given).options)
     assert sum(map(len, result.rows.values())) >= least
     assert not result.counts["not matched"]
+
+
+def test_the_recipe_runs_from_documents_to_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Path(__file__).parent.parent / "recipes" / "raft.yaml"
+    monkeypatch.chdir(tmp_path)
+    short = ["rows.raft.max_questions=1", "train.max_steps=2", "train.report_to=none"]
+    command = ["run", str(recipe), *short]
+    assert main(command) == 0
+    assert (tmp_path / "runs" / "raft" / "report.html").is_file()
+    rows = (tmp_path / "runs" / "raft" / "rows" / "rows.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["oracle_context"] for row in rows)
+    assert main([*command, "rows.raft.chunksize=3"]) == 2
+
+
+def test_the_built_in_documents_are_what_the_script_makes(tmp_path: Path) -> None:
+    import random
+    import runpy
+
+    script = Path(__file__).parent.parent / "scripts" / "village_documents.py"
+    made = runpy.run_path(str(script))
+    rng = random.Random(20240607)
+    for town in made["TOWNS"]:
+        for kind in made["KINDS"]:
+            page = made["TARGET"] / f"{town.lower()}-{kind}.md"
+            assert page.read_text(encoding="utf-8") == made["page"](rng, kind, town)

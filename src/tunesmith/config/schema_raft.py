@@ -13,7 +13,8 @@ class RaftOptions(ModelOptions):
     """Everything that ``tunesmith data raft`` knows."""
 
     documents: list[str] = Field(min_length=1)
-    """Files (text, Markdown, HTML, PDF, rows, or a data set of questions) or folders of them."""
+    """Files (text, Markdown, HTML, PDF, rows, or a data set of questions) or folders of them;
+    tunesmith/village is a small built-in set."""
     output: str = "raft_training_data.jsonl"
     """Rows: .jsonl, .parquet, or a name without a suffix for a datasets folder."""
     layout: Literal["instruction", "gorilla"] = "instruction"

@@ -175,6 +175,18 @@ def _plain(name: str) -> Format:
 
 
 _RAFT = ("instruction", "output", "oracle_context")
+_RAFT_NOTES = (
+    "num_distractors",
+    "has_distractors",
+    "question",
+    "answer",
+    "document",
+    "chunk",
+    "mode",
+    "oracle_position",
+    "answer_in_document",
+)
+"""What ``tunesmith data raft`` writes beside what is trained."""
 FORMATS = (
     Format(
         "messages", ("messages",), _messages("messages", "role", "content"), ("tools", *_SYSTEM)
@@ -187,7 +199,7 @@ FORMATS = (
     ),
     Format("preference pairs", ("chosen", "rejected"), _preference, ("prompt", "tools", *_SYSTEM)),
     Format("preferred output", ("input", "preferred_output", "non_preferred_output"), _preferred),
-    Format("RAFT", _RAFT, _instruction, ("num_distractors", "has_distractors", *_SYSTEM)),
+    Format("RAFT", _RAFT, _instruction, (*_RAFT_NOTES, *_SYSTEM)),
     Format("instructions with instances", ("instruction", "instances"), _instances),
     Format(
         "instruction/input/output",

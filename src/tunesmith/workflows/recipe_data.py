@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.config.load import resolve
 from tunesmith.config.schema_mix import MixRecipe, check_mix, load_mix
+from tunesmith.config.schema_raft import RaftOptions
 from tunesmith.errors import UsageError
 from tunesmith.storage import hash_file, hash_tree, write_json
 from tunesmith.workflows.recipe_file import Recipe, Stage
@@ -93,8 +95,33 @@ def _counts(summary: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     return found
 
 
+def _check_raft(value: Any, where: str) -> RaftOptions:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: raft is {type(value).__name__}.", expected="its settings")
+    return resolve(RaftOptions, dict(value), origin=where).options
+
+
+def _raft_inputs(options: RaftOptions) -> list[str]:
+    # The built-in documents change with the version only, which is in every stage's key.
+    return [*options.documents, *([options.questions] if options.questions else [])]
+
+
+def _run_raft(options: RaftOptions, folder: Path, _: Records) -> Path:
+    from tunesmith.workflows.raft import make_raft
+
+    # Of the recipe's own output only the format counts: the rows lie in the stage's folder.
+    target = folder / f"rows{Path(options.output).suffix or '.jsonl'}"
+    result = make_raft(options.model_copy(update={"output": str(target)}))
+    counts = {"made": {split: len(rows) for split, rows in result.rows.items()}}
+    counts["made"] |= {"documents": result.counts["documents"], "chunks": result.counts["chunks"]}
+    counts["discarded"] = result.counts["discarded questions"]
+    write_json(folder / "manifest.json", {"counts": counts})
+    return target
+
+
 KINDS: dict[str, DataKind] = {
     "mix": DataKind(_check_mix, lambda recipe: list(recipe.inputs()), _run_mix),
+    "raft": DataKind(_check_raft, _raft_inputs, _run_raft),
 }
 """Key of a data stage → what it is."""
 

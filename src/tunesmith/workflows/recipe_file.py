@@ -141,6 +141,16 @@ def _set(settings: dict[str, Any], field: str, value: Any) -> None:
         settings[field] = value
 
 
+def _put(settings: dict[str, Any], path: str, value: Any) -> None:
+    """Set a key, or one inside a group: ``raft.chunk_size`` leaves the rest of raft as it is."""
+    *groups, name = path.split(".")
+    for group in groups:
+        inner = settings.get(group)
+        settings[group] = dict(inner) if isinstance(inner, Mapping) else {}
+        settings = settings[group]
+    settings[name] = value
+
+
 def _near(word: object, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(word), known, 1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

@@ -75,6 +75,11 @@ class Library:
     """What is worth knowing of those that did."""
 
 
+BUILT_IN = "tunesmith/village"
+"""The documents that come with the package, made by scripts/village_documents.py."""
+VILLAGE = Path(__file__).parent.parent.parent / "assets" / "village"
+
+
 def read_documents(sources: Iterable[str], columns: Mapping[str, str] | None = None) -> Library:
     """Read every source, a file or a folder (recursive, sorted), into one library.
 
@@ -84,7 +89,7 @@ def read_documents(sources: Iterable[str], columns: Mapping[str, str] | None = N
     """
     library = Library()
     for source in sources:
-        path = Path(source)
+        path = VILLAGE if source == BUILT_IN else Path(source)
         if path.is_dir():
             _folder(path, columns or {}, library)
         else:
