@@ -67,6 +67,20 @@ def test_what_cannot_be_read_to_the_end_fails_whatever_is_allowed(tmp_path: Path
     assert main(["data", "validate", str(path), "--allow-refused", "1"]) == 3
 
 
+def test_a_spreadsheet_from_windows_is_led_to_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "liste.csv"
+    path.write_bytes("Nr;Frage;Antwort\n1;Wie?;Größe\n".encode("cp1252"))
+    assert main(["data", "validate", str(path)]) == 3
+    assert "Try: --encoding windows-1252" in capsys.readouterr().err
+    encoded = ["--encoding", "windows-1252"]
+    assert main(["data", "validate", str(path), *encoded]) == 3
+    assert "--columns prompt=Nr,completion=Frage" in capsys.readouterr().err
+    columns = ["--columns", "prompt=Frage,completion=Antwort"]
+    assert main(["data", "validate", str(path), *encoded, *columns]) == 0
+
+
 def test_a_file_that_breaks_off_is_said_before_its_layout(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", '[\n{"frage": "a"},\n{"frage": "b"},]')
     with pytest.raises(DataError, match=r"a\.json:3: not valid JSON"):

@@ -287,10 +287,15 @@ def detect(row: Row) -> Format:
     raise DataError(
         f"{row.origin}: no known layout; the fields are {found}.",
         expected="; ".join(layout.name for layout in FORMATS),
-        hint=foreign[0]
-        if foreign
-        else "--columns prompt=YOUR_QUESTION_FIELD,completion=YOUR_ANSWER_FIELD",
+        hint=foreign[0] if foreign else _columns_hint(row.fields),
     )
+
+
+def _columns_hint(fields: Fields) -> str:
+    """Name the first two fields with text, which are question and answer more often than not."""
+    texts = [name for name, value in fields.items() if isinstance(value, str) and value.strip()]
+    asked, answered = texts[:2] if len(texts) > 1 else ("YOUR_QUESTION", "YOUR_ANSWER")
+    return f"--columns prompt={asked},completion={answered}"
 
 
 _LOOK_AHEAD = 100_000

@@ -166,7 +166,8 @@ def _short(places: list[str]) -> list[str]:
 def _show(judgement: Judgement, limit: int | None) -> None:
     """Print a summary: counts, reasons, warnings, lengths."""
     total = judgement.accepted + judgement.refused
-    console.title(f"{judgement.source}: {total:,} rows, read as {judgement.layout or 'nothing'}")
+    layout = f"read as {judgement.layout}" if judgement.layout else "none of them readable"
+    console.title(f"{judgement.source}: {total:,} rows, {layout}")
     if judgement.unused:
         console.say(f"Fields that are not used: {', '.join(judgement.unused)}")
     console.say(f"Accepted {judgement.accepted:,}, refused {judgement.refused:,}.")
@@ -175,6 +176,8 @@ def _show(judgement: Judgement, limit: int | None) -> None:
             ranked = sorted(found.items(), key=lambda pair: -pair[1].count)
             rows = [[what, f"{k.count:,}", "\n".join(_short(k.places))] for what, k in ranked]
             console.table(heading, ["what", "rows", "first at line"], rows)
+    for hint in dict.fromkeys(fault.hint for fault in judgement.faults if fault.hint):
+        console.say(f"Try: {hint}")
     if judgement.corrections:
         rows = [[what, f"{count:,}"] for what, count in judgement.corrections.items()]
         console.table("Corrected", ["what", "times"], rows)
