@@ -6,11 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tunesmith.cli import main
 from tunesmith.config.load import resolve
 from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.spool import Spool, joined, pick
 from tunesmith.errors import UsageError
 from tunesmith.tasks.registry import get_task
+from tunesmith.types import Example, Origin, Segment
 from tunesmith.workflows.rows import gather, split_shares
 
 
@@ -43,6 +48,57 @@ def test_order_of_kept_rows_is_that_of_the_file(tmp_path: Path) -> None:
     kept = [int(text.split()[1]) for text in rows(f"{a}:0.5", f"{b}:0.5") if text[0] == "a"]
     assert len(kept) == 11
     assert kept == sorted(kept)
+
+
+def test_streaming_changes_nothing_but_where_rows_lie(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.jsonl", 30), write(tmp_path / "b.jsonl", 100)
+    found = []
+    for streaming in (False, True):
+        given = {"dataset": [f"{a}:1", f"{b}:2"], "streaming": streaming, "max_rows": 60}
+        data = gather(resolve(FineTuningConfig, given).options, get_task("instruct"))
+        found.append((list(data.train), list(data.held_out)))
+        assert isinstance(data.train, list) is not streaming
+    assert found[0] == found[1]
+    assert found[0][1]
+
+
+def test_a_streamed_run_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = write(tmp_path / "a.jsonl", 24)
+    command = ["train", "--dataset", rows, "--max-steps", "2", "--report-to", "none", "--no-cache"]
+    hashes = []
+    for name, more in (("one", []), ("two", ["--streaming", "--num-workers", "2"])):
+        assert main([*command, "--run-name", name, *more]) == 0
+        weights = tmp_path / "runs" / name / "final_model" / "model.safetensors"
+        hashes.append(weights.read_bytes())
+    assert hashes[0] == hashes[1]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+SEGMENTS = st.builds(
+    Segment,
+    st.sampled_from(["user", "assistant", None]),
+    TEXTS,
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.dictionaries(TEXTS, TEXTS | st.integers() | st.none(), max_size=2),
+)
+
+
+@given(st.lists(st.lists(SEGMENTS, min_size=1, max_size=3), max_size=8), st.data())
+def test_a_spool_is_the_list_that_went_in(texts: list, data: st.DataObject) -> None:
+    examples = [
+        Example(tuple(segments), Origin("f", at, None if at % 2 else "x"), {"n": at})
+        for at, segments in enumerate(texts)
+    ]
+    spool = Spool()
+    for example in examples:
+        spool.append(example)
+    assert list(spool) == examples
+    start, end = data.draw(st.integers(-9, 9)), data.draw(st.integers(-9, 9))
+    assert list(spool[start:end]) == examples[start:end]
+    numbers = data.draw(st.lists(st.integers(0, len(examples) - 1))) if examples else []
+    assert list(pick(spool, numbers)) == list(pick(examples, numbers))
+    assert list(joined([spool, spool])) == joined([examples, examples])
 
 
 @pytest.mark.parametrize(

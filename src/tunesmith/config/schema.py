@@ -70,6 +70,8 @@ class DataOptions(Options):
     """Share held out (seeded, equal prompts on one side) when nothing else is."""
     max_rows: int | None = Field(default=None, ge=1)
     """Take only the first rows of each source."""
+    streaming: bool = False
+    """Keep rows on the disk while they are prepared: for sets that do not fit into memory."""
     max_length: int = Field(default=1024, ge=8)
     """Tokens of a row; plain text is cut into windows, long chats lose their oldest turns."""
     allow_refused: float = Field(default=0.0, ge=0, le=1)

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import re
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -15,6 +16,7 @@ from tunesmith.data.blocks import Block, BlockBuilder, TokenRows, from_bytes
 from tunesmith.data.cache import RowCache, block_key, settings_key
 from tunesmith.data.parallel import choose_workers, encode_in_processes
 from tunesmith.data.render import Renderer
+from tunesmith.data.spool import pick
 from tunesmith.errors import ContractError
 from tunesmith.types import Encoded, Example
 
@@ -263,17 +265,18 @@ def check_row(row: Encoded, example: Example, renderer: Renderer, text: str | No
 
 def split_holdout(
     examples: Sequence[Example], share: float, seed: int
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[Sequence[Example], Sequence[Example]]:
     """Split into (training, held-out); examples with the same prompt stay on one side.
 
     The side follows from a hash of seed and prompt, so another file order changes nothing. At
     least one example is held out if there are two with different prompts.
     """
-    keyed = sorted({prompt_key(example) for example in examples}, key=lambda k: _rank(k, seed))
+    ranks = array("Q", (_rank(prompt_key(example), seed) for example in examples))
+    keyed = sorted(set(ranks))
     wanted = min(max(1, round(share * len(keyed))), len(keyed) - 1) if share else 0
-    held = set(keyed[:wanted])
-    inside = [example for example in examples if prompt_key(example) not in held]
-    outside = [example for example in examples if prompt_key(example) in held]
+    last = keyed[wanted - 1] if wanted else -1
+    inside = pick(examples, (at for at, rank in enumerate(ranks) if rank > last))
+    outside = pick(examples, (at for at, rank in enumerate(ranks) if rank <= last))
     return inside, outside
 
 
@@ -315,8 +318,8 @@ def prompt_key(example: Example) -> str:
     return _squeezed(" ".join(asked)).casefold()
 
 
-def _rank(key: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
+def _rank(key: str, seed: int) -> int:
+    return int(hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()[:16], 16)
 
 
 def _squeezed(text: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.data.mixture import Ask, plan, rank
 from tunesmith.data.prepare import prompt_key, split_document, split_holdout
+from tunesmith.data.spool import Spool, joined, pick
 from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.base import GradedTask, Task
 from tunesmith.workflows import console
@@ -25,8 +27,8 @@ _SHARE = re.compile(r"(?P<name>.+):(?P<share>\d*\.?\d+)")
 class Data:
     """Examples to train on, examples held out, and questions to ask at the end."""
 
-    train: list[Example]
-    held_out: list[Example]
+    train: Sequence[Example]
+    held_out: Sequence[Example]
     questions: list[Problem] = field(default_factory=list)
     repeated: int = 0
     """Held-out examples whose prompt is also in training; left out of the held-out set."""
@@ -39,14 +41,21 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     names, shares = split_shares(config.dataset)
     by_example: dict[str, Problem] = {}
     parts = [_read(config, task, name, config.dataset_train_split, by_example) for name in names]
-    examples = [example for part in _shared(parts, names, shares, config.seed) for example in part]
+    examples = joined(_shared(parts, names, shares, config.seed))
     repeated = 0
     if config.eval_dataset or config.dataset_test_split:
         source = config.eval_dataset or names[0]
         split = config.dataset_test_split or "train"
         held_out = _read(config, task, source, split, by_example)
-        known = {prompt_key(example) for example in examples}
-        fresh = [e for e in held_out if e.segments[0].role is None or prompt_key(e) not in known]
+        known = {hash(prompt_key(example)) for example in examples}
+        fresh = pick(
+            held_out,
+            [
+                at
+                for at, e in enumerate(held_out)
+                if e.segments[0].role is None or hash(prompt_key(e)) not in known
+            ],
+        )
         repeated, held_out = len(held_out) - len(fresh), fresh
         if repeated:
             console.warn(f"{repeated} held-out rows are also trained on and are left out")
@@ -80,8 +89,11 @@ def split_shares(sources: Sequence[str]) -> tuple[list[str], list[float] | None]
 
 
 def _shared(
-    parts: list[list[Example]], names: Sequence[str], shares: list[float] | None, seed: int
-) -> list[list[Example]]:
+    parts: Sequence[Sequence[Example]],
+    names: Sequence[str],
+    shares: list[float] | None,
+    seed: int,
+) -> Sequence[Sequence[Example]]:
     """Cut sources to their shares: as many rows as there can be without repeating any."""
     if shares is None:
         return parts
@@ -96,8 +108,7 @@ def _shared(
     for at, part in enumerate(parts):
         wanted = allotted[f"{at}"].unique
         order = sorted(range(len(part)), key=lambda i: rank(seed, names[at], str(part[i].origin)))
-        chosen = set(order[:wanted])
-        kept.append([example for i, example in enumerate(part) if i in chosen])
+        kept.append(pick(part, sorted(order[:wanted])))
         console.say(
             f"{names[at]}: {wanted:,} of {len(part):,} rows, for a share of "
             f"{shares[at] / sum(shares):.1%}; {len(part) - wanted:,} are left out."
@@ -106,18 +117,18 @@ def _shared(
 
 
 def _hold_out(
-    examples: list[Example], config: FineTuningConfig
-) -> tuple[list[Example], list[Example]]:
+    examples: Sequence[Example], config: FineTuningConfig
+) -> tuple[Sequence[Example], Sequence[Example]]:
     """Split off the held-out share and say what it is."""
     share = config.validation_split
     if len(examples) == 1 and examples[0].segments[0].role is None:
-        inside, outside = split_document(examples[0], share)
-        if outside:
+        begin, end = split_document(examples[0], share)
+        if end:
             console.say(
-                f"Held out: the end of the one document, from line {outside[0].origin.line} on "
-                f"({share:.0%} of its length, measured in {len(outside)} parts)."
+                f"Held out: the end of the one document, from line {end[0].origin.line} on "
+                f"({share:.0%} of its length, measured in {len(end)} parts)."
             )
-            return inside, outside
+            return begin, end
     inside, outside = split_holdout(examples, share, config.seed)
     if outside:
         console.say(
@@ -151,12 +162,13 @@ def _read(
     source: str,
     split: str,
     by_example: dict[str, Problem],
-) -> list[Example]:
-    from tunesmith.data.formats import rename, to_examples
-    from tunesmith.data.readers import read_rows
+) -> Sequence[Example]:
+    from tunesmith.data.formats import Examples
+    from tunesmith.data.readers import Fault, read_rows
 
-    rows = list(read_rows(source, split=split, max_rows=config.max_rows, encoding=config.encoding))
-    if isinstance(task, GradedTask) and task.reads(rows[0].fields) and not config.columns:
+    rows = read_rows(source, split=split, max_rows=config.max_rows, encoding=config.encoding)
+    first = next(rows)
+    if isinstance(task, GradedTask) and task.reads(first.fields) and not config.columns:
         problems = task.problems(split, limit=config.max_rows, source=source)
         examples = [task.answer_example(problem) for problem in problems]
         by_example.update(
@@ -164,8 +176,13 @@ def _read(
         )
         console.say(f"{source}: {len(examples)} {task.problems_called}.")
         return examples
-    layout, examples = to_examples(rows, config.columns)
-    unused = ", ".join(layout.unused(rename(rows[0].fields, config.columns)))
-    note = f" Fields that are not used: {unused}." if unused else ""
-    console.say(f"{source}: {len(examples)} rows, read as {layout.name}.{note}")
-    return examples
+    found = Examples(chain([first], rows), config.columns)
+    held: Spool | list[Example] = Spool() if config.streaming else []
+    for item in found:
+        if isinstance(item, Fault):
+            raise item.error()
+        held.append(item)
+    assert found.layout is not None
+    note = f" Fields that are not used: {', '.join(found.unused)}." if found.unused else ""
+    console.say(f"{source}: {len(held):,} rows, read as {found.layout.name}.{note}")
+    return held
