@@ -229,3 +229,24 @@ def test_a_histogram_holds_every_row() -> None:
         "9 to 16": 1,
     }
     assert (lengths.over, lengths.longest_at) == (3, "at 9")
+
+
+@pytest.mark.parametrize(
+    ("template", "refused"),
+    [("chatml", 80), ("gemma", 80), ("mistral_v1", 80), ("llama3_2", 0), ("qwen2_5", 0)],
+)
+def test_real_tool_conversations_under_real_templates(
+    shared: Path, template: str, refused: int
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "data" / "tokenizers" / "smollm2")
+    text = shared / "data" / "chat_templates" / f"{template}.jinja"
+    judgement = Judgement("glaive")
+    checker = Checker(judgement, Renderer(tokenizer, str(text)), 4096, "custom")
+    for item in Examples(scan(str(shared / "data" / "chat" / "glaive_toolcall_en.json"))):
+        assert isinstance(item, Example)
+        checker.check(item)
+    assert judgement.accepted + judgement.refused == 148
+    # One more has a single answer of over 4,096 tokens.
+    assert judgement.refused == refused + 1
