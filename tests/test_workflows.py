@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tunesmith.cli import main
+from tunesmith.types import Segment
 from tunesmith.workflows.recipe import run
 
 QUICK = ["--eval-questions", "0", "--report-to", "none", "--log-level", "warning"]
@@ -225,3 +226,25 @@ def test_python_interface() -> None:
     assert len(tunesmith.generate("Hello!", model=str(result.run), max_new_tokens=4)) == 1
     scores = tunesmith.evaluate(task="units", limit=3, log_level="warning")
     assert scores.summary.n == 3
+
+
+def test_a_system_message_goes_in_front_and_into_the_fingerprint() -> None:
+    from tunesmith.evaluate.attempts import Plan
+    from tunesmith.generate.requests import Sampling
+    from tunesmith.tasks.units import UnitsTask
+
+    task = UnitsTask()
+    problems = task.problems("test", limit=2)
+    plain = Plan(task, problems, "cot", Sampling(8), 1, 0)
+    told = Plan(task, problems, "cot", Sampling(8), 1, 0, "Take care.")
+    assert told.messages(problems[0])[0] == Segment("system", "Take care.")
+    asked = [s for s in plain.messages(problems[0]) if s.role != "system"]
+    assert list(told.messages(problems[0])[1:]) == asked
+    assert plain.fingerprint() != told.fingerprint()
+
+
+def test_eval_with_a_system_message_starts_a_log_of_its_own() -> None:
+    command = ["eval", "--limit", "2", "--name", "told", "--max-new-tokens", "4"]
+    assert main([*command, "--system", "Take care."]) == 0
+    assert main([*command, "--system", "Take care."]) == 0
+    assert main(command) == 7

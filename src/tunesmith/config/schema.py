@@ -199,6 +199,8 @@ class QuestionOptions(Options):
     """Attempts at each question."""
     question_seed: int = 0
     """Which questions are drawn, for tasks that make their own."""
+    system: str = ""
+    """System message in front of every question, in place of the task's own."""
 
 
 class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions):

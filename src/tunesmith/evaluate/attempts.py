@@ -11,7 +11,7 @@ from tunesmith.generate.engine import Engine
 from tunesmith.generate.requests import Request, Sampling, attempt_seed
 from tunesmith.models.load import LoadedModel
 from tunesmith.tasks.base import GradedTask
-from tunesmith.types import Attempt, Problem, Verdict
+from tunesmith.types import Attempt, Problem, Segment, Verdict
 
 Grader = Callable[[Problem, str], Verdict]
 
@@ -29,6 +29,16 @@ class Plan:
     """Attempts at each problem."""
     seed: int
     """The run's seed; each attempt's own follows from it, the problem's id and the index."""
+    system: str = ""
+    """System message in front of every question, in place of the task's own."""
+
+    def messages(self, problem: Problem) -> tuple[Segment, ...]:
+        """Return the whole prompt of a problem."""
+        asked = self.task.messages(problem, self.style)
+        if not self.system:
+            return asked
+        rest = tuple(segment for segment in asked if segment.role != "system")
+        return (Segment("system", self.system), *rest)
 
     def __len__(self) -> int:
         return len(self.problems) * self.samples
@@ -37,6 +47,7 @@ class Plan:
         """Return a hash of the plan, so that a log is continued only by the plan it began with."""
         parts = [self.task.name, self.style, repr(self.sampling), str(self.samples), str(self.seed)]
         parts += [problem.id for problem in self.problems]
+        parts += [f"system: {self.system}"] if self.system else []
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
@@ -61,7 +72,7 @@ def stream_attempts(
         wanted = [index for index in range(plan.samples) if (problem.id, index) not in done]
         if not wanted:
             continue
-        prompt = renderer.prompt_ids(plan.task.messages(problem, plan.style))
+        prompt = renderer.prompt_ids(plan.messages(problem))
         for index in wanted:
             seed = attempt_seed(plan.seed, problem.id, index)
             requests.append(Request((problem.id, index), prompt, plan.sampling, seed))

@@ -76,7 +76,7 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     folder = Path(options.output_dir) / name
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-    plan = Plan(task, problems, style, sampling, options.samples, options.seed)
+    plan = Plan(task, problems, style, sampling, options.samples, options.seed, options.system)
     return collect(
         loaded, renderer, plan, task.grade, folder, name, options.split, options.batch_size
     )
@@ -151,6 +151,7 @@ def header_of(loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, sp
             "weights": weights,
             "template": renderer.fingerprint,
             "temperature": plan.sampling.temperature,
+            **({"system": plan.system} if plan.system else {}),
             "max_new_tokens": plan.sampling.max_new_tokens,
             "versions": versions(),
         },

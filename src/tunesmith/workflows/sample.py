@@ -70,7 +70,9 @@ def _sample(options: SampleOptions) -> SampleResult:
     )
     limit = options.max_new_tokens or task.max_new_tokens
     sampling = Sampling(limit, options.temperature, options.top_p, options.top_k, options.min_p)
-    plan = Plan(task, problems, options.prompt, sampling, options.samples, options.seed)
+    plan = Plan(
+        task, problems, options.prompt, sampling, options.samples, options.seed, options.system
+    )
     by_id = {problem.id: problem for problem in problems}
     loaded, renderer = open_model(options)
     header = header_of(loaded, renderer, plan, output.stem, options.split)
