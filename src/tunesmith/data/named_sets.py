@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.hub import load_split
 from tunesmith.data.readers import Row, read_rows
 from tunesmith.errors import DataError
 from tunesmith.types import Origin
@@ -107,7 +108,9 @@ def open_named(entry: NamedSet, split: str) -> Iterator[Row]:
             yield Row(row.fields, Origin(entry.name, row.origin.line))
         return
     place = f"{entry.path}[{split}]"
-    for number, fields in enumerate(_download(entry, split), 1):
+    for number, fields in enumerate(
+        load_split(entry.path, entry.config, split, called=entry.name), 1
+    ):
         origin = Origin(place, number)
         yield Row(converted(entry, fields, origin), origin)
 
@@ -124,19 +127,3 @@ def converted(entry: NamedSet, fields: Fields, origin: Origin) -> dict[str, Any]
             f"{origin}: no row as {entry.path} has them: {said}.",
             expected=f"the columns of {entry.path}; found: {', '.join(fields) or 'none'}",
         ) from None
-
-
-def _download(entry: NamedSet, split: str) -> Any:
-    import datasets
-
-    try:
-        found = datasets.load_dataset(entry.path, entry.config)
-    except Exception as failure:  # no network, a gate, a moved name: the hub says which
-        lines = str(failure).splitlines() or [type(failure).__name__]
-        raise DataError(
-            f"The data set {entry.name!r} ({entry.path}) cannot be loaded: {lines[0]}",
-            hint="a machine with a network, or a path to a local copy",
-        ) from None
-    if split not in found:
-        raise DataError(f"{entry.path} has no split {split!r}.", expected=", ".join(found))
-    return found[split]

@@ -90,7 +90,7 @@ def scan(
 
         if (named := find(source)) is not None:
             return open_named(named, split)
-        if source.count("/") == 1 and not Path(source).suffix and not Path(source).parent.is_dir():
+        if source.count("/") == 1 and not _is_file_name(path) and not path.parent.is_dir():
             return _hub(source, split)
         raise missing(path)
     name = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
@@ -108,6 +108,11 @@ def scan(
         return _arrow_file(path)
     reader = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _csv}
     return _whole(path, reader.get(suffix, _documents)(path, encoding))
+
+
+def _is_file_name(path: Path) -> bool:
+    """Say whether a name ends as data files do; ``org/data-v1.5`` does not."""
+    return path.suffix.lower() in (*SUFFIXES, ".gz")
 
 
 def _whole(path: Path, found: Iterator[Row | Fault]) -> Iterator[Row | Fault]:
@@ -272,18 +277,11 @@ def _saved(path: Path, split: str) -> Iterator[Row | Fault]:
     return _arrow(found, str(path), split)
 
 
-def _hub(name: str, split: str) -> Iterator[Row | Fault]:
-    import datasets
+def _hub(source: str, split: str) -> Iterator[Row | Fault]:
+    from tunesmith.data.hub import load_split
 
-    try:
-        found = datasets.load_dataset(name)
-    except Exception as failure:  # no network, no such name, a gate: the hub says which
-        raise DataError(
-            f"There is no file {name!r}, and the hub data set {name!r} cannot be loaded: "
-            f"{str(failure).splitlines()[0]}",
-            hint="a path to a local file, or a machine with a network",
-        ) from None
-    return _arrow(found, name, split)
+    name, _, config = source.partition("@")
+    return _arrow(load_split(name, config or None, split, called=source), source, split)
 
 
 def _arrow(found: Any, source: str, split: str) -> Iterator[Row | Fault]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 
+from tunesmith.data.hub import unreachable
 from tunesmith.errors import ModelError
 from tunesmith.models.memory import use_huge_pages
 
@@ -211,25 +209,18 @@ def _check_folder(ref: ModelRef) -> None:
 
 
 def _check_network(ref: ModelRef) -> None:
-    """Say at once that a hub name cannot be fetched, which takes the hub's client a minute."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    """Say at once that a hub name cannot be fetched."""
+    from huggingface_hub import try_to_load_from_cache
 
-    host = urlsplit(constants.ENDPOINT).hostname or ""
     if Path(ref.path).is_dir() or isinstance(try_to_load_from_cache(ref.path, "config.json"), str):
         return
-    if getproxies().get(urlsplit(constants.ENDPOINT).scheme):
-        return  # a proxy finds the host for us
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        socket.getaddrinfo(host, 443)
-    except OSError as failure:
+    reason = unreachable()
+    if reason is not None:
         raise ModelError(
-            f"{ref.path!r} is neither a local folder nor in the hub's cache, and {host} cannot be "
-            f"reached: {failure.args[-1]}.",
+            f"{ref.path!r} is neither a local folder nor in the hub's cache, and {reason}.",
             expected="a local folder, or a machine with a network",
             hint=f"--model {BUILT_IN}, or the path of a downloaded model",
-        ) from None
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:
