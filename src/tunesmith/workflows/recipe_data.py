@@ -115,6 +115,12 @@ def _run_raft(options: RaftOptions, folder: Path, _: Records) -> Path:
     counts = {"made": {split: len(rows) for split, rows in result.rows.items()}}
     counts["made"] |= {"documents": result.counts["documents"], "chunks": result.counts["chunks"]}
     counts["discarded"] = result.counts["discarded questions"]
+    for split, found in result.counts["splits"].items():
+        of_rows = {n: ends for n, ends in found["shares"].items() if "," not in n}
+        counts[f"{split} rows"] = {
+            f"{name} (wanted {wanted:.0%})": round(had * found["rows"])
+            for name, (wanted, had) in of_rows.items()
+        }
     write_json(folder / "manifest.json", {"counts": counts})
     return target
 
