@@ -400,3 +400,10 @@ def test_examples_of_several_attempts_show_what_changed():
     gained, lost = flips(several("a", [1.0, 0.0]), several("b", [1.0, 1.0]))
     assert lost == []
     assert (gained[0].before, gained[0].after) == ("a1", "b0")
+
+
+def test_settings_of_a_stage_are_words_and_no_code() -> None:
+    from tunesmith.report.collect import _brief
+
+    value = {"sources": [{"name": "a", "erase": False}, {"name": "b"}], "rows": 3}
+    assert _brief(value) == "(sources (name a, erase false) + (name b), rows 3)"

@@ -249,8 +249,8 @@ def _brief(value: Any) -> str:
     if isinstance(value, Mapping):
         return "(" + ", ".join(f"{key} {_brief(item)}" for key, item in value.items()) + ")"
     if isinstance(value, list):
-        return " + ".join(map(str, value))
-    return str(value)
+        return " + ".join(map(_brief, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _facts(
