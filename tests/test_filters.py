@@ -355,3 +355,23 @@ def test_lengths_rules_and_splits_of_the_command(tmp_path: Path) -> None:
     assert len(list(read_rows(out))) == 2
     assert main([*line, "--min-characters", "20"]) == 0
     assert len(list(read_rows(out))) == 1
+
+
+@pytest.mark.parametrize("verb", ["filter", "socratic", "validate", "raft"])
+def test_a_folder_of_other_things_is_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("Dear Ada")
+    row = {"instruction": "Why is water wet?", "output": ["What is water?"], "text": "a"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    command = {
+        "filter": ["filter", "a.jsonl", "--output", "mine", "--overwrite"],
+        "socratic": ["socratic", "a.jsonl", "--output", "mine", "--overwrite"],
+        "validate": ["validate", "a.jsonl", "--fix", "mine", "--overwrite"],
+        "raft": ["raft", "--documents", "tunesmith/village", "--output", "mine"],
+    }[verb]
+    assert main(["data", *command]) == 2
+    assert "it is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "Dear Ada"

@@ -639,7 +639,7 @@ def test_another_name_of_a_setting() -> None:
         (["nowhere.yaml"], "There is no mix recipe 'nowhere.yaml'"),
         (["m.yaml"], "m.yaml names no output"),
         (["m.yaml", "--output", "out.xlsx"], "no format that rows can be written in"),
-        (["m.yaml", "--output", "a.jsonl"], "is also a source"),
+        (["m.yaml", "--output", "a.jsonl"], "would be overwritten by what is made of it"),
         (["m.yaml", "--output", "kept"], "is no saved data set; it is not replaced"),
         (["m.yaml", "--output", "out.jsonl", "--rows", "9999"], "Too few rows for the shares"),
         (["text.yaml", "--output", "out.jsonl"], "plain text, not a question with an answer"),
