@@ -655,3 +655,11 @@ def test_what_is_read_and_what_is_made_is_not_written_over(
     assert "would" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.txt"]
     assert (tmp_path / "a.jsonl").read_text() == content
+
+
+def test_an_address_that_nobody_asks_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--documents", "tunesmith/village", "--output", str(tmp_path / "o.jsonl")]
+    assert main(["data", "raft", *words, "--address", "http://localhost:9"]) == 2
+    assert "does nothing without --ask address" in capsys.readouterr().err

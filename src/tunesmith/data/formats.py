@@ -5,15 +5,17 @@ A new layout is one row of ``FORMATS`` and the function that reads it.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any
 
 from tunesmith.data.chats import RowFault, conversation, text_of
 from tunesmith.data.readers import Fault, Row
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UsageError
 from tunesmith.types import Example, Meta, Segment
 
 Fields = Mapping[str, Any]
@@ -123,8 +125,10 @@ def _output(fields: Fields) -> str:
 
 def _instances(fields: Fields) -> Sequence[Draft]:
     listed = fields.get("instances")
-    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
-        raise RowFault("the field 'instances' is no list of objects", "input and output each")
+    objects = isinstance(listed, list) and all(isinstance(one, Mapping) for one in listed)
+    if not objects or not listed:
+        what = "an empty list" if listed == [] else "no list of objects"
+        raise RowFault(f"the field 'instances' is {what}", "input and output each")
     whole = {name: value for name, value in fields.items() if name != "instances"}
     return [draft for one in listed for draft in _instruction({**whole, **one})]
 
@@ -232,6 +236,27 @@ _FOREIGN = (
 """Fields of layouts that are no training rows, and what to do with them."""
 
 
+_PLACE = re.compile(r"\{([^{}]+)\}")
+"""A field in a template of ``--columns``."""
+
+
+@lru_cache
+def _check_templates(columns: tuple[tuple[str, str], ...]) -> None:
+    """Refuse a template without a field, or with a brace that has no partner."""
+    for wanted, own in columns:
+        if "{" not in own and "}" not in own:
+            continue
+        rest = own
+        while (inner := re.sub(r"\{[^{}]*\}", "", rest)) != rest:
+            rest = inner
+        if "{" in rest or "}" in rest or not _PLACE.search(own):
+            raise UsageError(
+                f"--columns {wanted}={own} is no template.",
+                expected="names of fields in pairs of braces",
+                hint=f"--columns '{wanted}={{question}} Choose: {{options}}'",
+            )
+
+
 def rename(fields: Fields, columns: Mapping[str, str]) -> Fields:
     """Return fields under the names that formats look for (``--columns``).
 
@@ -240,11 +265,12 @@ def rename(fields: Fields, columns: Mapping[str, str]) -> Fields:
     """
     if not columns:
         return fields
+    _check_templates(tuple(columns.items()))
     taken = {own for own in columns.values() if own in fields}
     renamed = {name: value for name, value in fields.items() if name not in taken}
     for wanted, own in columns.items():
-        if "{" in own:
-            renamed[wanted] = re.sub(r"\{([^{}]+)\}", lambda m: _as_text(fields, m[1]), own)
+        if "{" in own or "}" in own:
+            renamed[wanted] = _PLACE.sub(lambda m: _as_text(fields, m[1]), own)
         else:
             renamed[wanted] = _at(fields, own)
     return renamed
@@ -333,7 +359,20 @@ class Examples:
             for item in islice(self._rest, _LOOK_AHEAD):
                 if isinstance(item, Fault) and item.rest:
                     raise item.error() from None
+            self._check_names()
             raise
+
+    def _check_names(self) -> None:
+        """Name a column that no layout reads; ``DataError`` where there is one."""
+        known = sorted({name for one in FORMATS for name in (*one.needs, *one.may_use)})
+        for wanted, own in self._columns.items():
+            if wanted not in known:
+                close = difflib.get_close_matches(wanted, known, 1)
+                raise DataError(
+                    f"--columns names {wanted!r}, which no layout reads.",
+                    expected="names of a layout, such as prompt and completion",
+                    hint=f"--columns {close[0]}={own}" if close else "",
+                ) from None
 
     def __iter__(self) -> Iterator[Example | Fault]:
         for item in chain(self._head, self._rest):

@@ -169,6 +169,7 @@ def _spec(source: MixSource) -> Spec:
         source.gold,
         tuple(source.clean),
         source.only_assigned,
+        source.encoding,
     )
 
 

@@ -83,6 +83,8 @@ def make_raft(options: RaftOptions) -> RaftResult:
     console.set_level(options.log_level)
     output = Path(options.output)
     _check_places(options, output)
+    if options.address is not None and options.ask != "address":
+        raise UsageError("--address does nothing without --ask address.", hint="--ask address")
     settings = _settings(options)
     _check_columns(options)
     library = read_documents(options.documents, _present(options.columns, *FIELDS, *TITLES))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.storage import storage_errors
 from tunesmith.types import Origin
+
+if TYPE_CHECKING:
+    from tunesmith.data.readers import Fault, Row
 
 SAVED = ("dataset_dict.json", "dataset_info.json")
 """One of these lies in a folder that ``save_to_disk`` wrote."""
@@ -70,7 +74,8 @@ def check_targets(
         raise UsageError(
             f"--rejects {refused} is no .jsonl file.", hint=f"--rejects {refused.stem}.jsonl"
         )
-    targets = {path.resolve(): path for path in (kept, refused)}
+    with storage_errors(kept):
+        targets = {path.resolve(): path for path in (kept, refused)}
     if len(targets) == 1:
         raise UsageError("--output and --rejects are the same file.")
     check_output(kept, sources)
@@ -79,6 +84,24 @@ def check_targets(
         if path.exists() and not overwrite:
             raise UsageError(f"{str(path)!r} is there already.", hint="--overwrite replaces it")
     return kept, refused
+
+
+def rows_or_faults(
+    source: str, *, split: str = "train", max_rows: int | None = None, encoding: str | None = None
+) -> Iterator[Row | Fault]:
+    """Yield the rows of a source and the faults between them.
+
+    Raises ``DataError`` where nothing behind a fault can be read, and where there is no row.
+    """
+    from tunesmith.data.readers import Fault, scan
+
+    found = None
+    for found in islice(scan(source, split=split, encoding=encoding), max_rows):
+        if isinstance(found, Fault) and found.rest:
+            raise found.error()
+        yield found
+    if found is None:
+        raise DataError(f"{source} holds no rows.", expected="at least one row")
 
 
 def write_kept(
