@@ -297,3 +297,14 @@ def test_real_tool_conversations_under_real_templates(
     assert judgement.accepted + judgement.refused == 148
     # One more has a single answer of over 4,096 tokens.
     assert judgement.refused == refused + 1
+
+
+@pytest.mark.parametrize(
+    "flags", [["--max-length", "20"], ["--chat-template", "plain"], ["--overwrite"]]
+)
+def test_a_setting_that_would_do_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str]
+) -> None:
+    path = write(tmp_path / "a.jsonl", GOOD)
+    assert main(["data", "validate", str(path), *flags]) == 2
+    assert "nothing without" in capsys.readouterr().err

@@ -47,6 +47,13 @@ def validate(options: ValidateOptions) -> list[Judgement]:
 
     if options.fix and len(options.dataset) > 1:
         raise UsageError("--fix takes one source at a time.", hint="run it once for each file")
+    if options.model is None and (options.max_length or options.chat_template != "auto"):
+        raise UsageError(
+            "--max-length and --chat-template do nothing without --model.",
+            hint="--model tunesmith/tiny",
+        )
+    if options.overwrite and not options.fix:
+        raise UsageError("--overwrite does nothing without --fix.", hint="--fix corrected.jsonl")
     places: tuple[Path, Path] | None = None
     if options.fix:
         inputs = [*options.dataset, *([options.against] if options.against else [])]

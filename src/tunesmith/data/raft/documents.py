@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.bytes_in import whole_bytes, whole_text
-from tunesmith.data.formats import renamed
+from tunesmith.data.columns import renamed
 from tunesmith.data.readers import Row, missing, read_rows
 from tunesmith.errors import DataError
 from tunesmith.storage import storage_errors
