@@ -51,10 +51,9 @@ def check_output(path: Path, inputs: Iterable[str | Path], split: str | None = N
 
 
 def _in_the_way(path: Path) -> UsageError:
+    what = "a folder" if path.suffix else "no saved data set"
     return UsageError(
-        f"{str(path)!r} exists and is no saved {'file' if path.suffix else 'data set'}; "
-        "it is not replaced.",
-        hint="another --output",
+        f"{str(path)!r} exists and is {what}; it is not replaced.", hint="another --output"
     )
 
 
