@@ -13,7 +13,7 @@ from tunesmith.data.formats import to_examples
 from tunesmith.data.overlap import find_overlaps
 from tunesmith.data.readers import Row, read_rows
 from tunesmith.data.select import select
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.units import UnitsTask
 from tunesmith.types import Attempt, Example, Origin, Problem, Segment, StopReason
 
@@ -375,3 +375,33 @@ def test_selection_counts_every_attempt() -> None:
     row = chosen.kept[0].example
     assert row.segments[0].weight == 0
     assert row.segments[-1].weight == 1
+
+
+@pytest.mark.parametrize("template", ["{Frage", "Frage}", "{}", "{{Frage}"])
+def test_a_template_with_a_lone_brace_is_refused(template: str) -> None:
+    row = Row({"Frage": "a", "Antwort": "b"}, Origin("x", 1))
+    with pytest.raises(UsageError, match="is no template"):
+        to_examples([row], {"prompt": template, "completion": "Antwort"})
+    _, [example] = to_examples([row], {"prompt": '{"q": "{Frage}"}', "completion": "Antwort"})
+    assert example.segments[0].text == '{"q": "a"}'
+
+
+def test_a_column_that_no_layout_reads_is_named() -> None:
+    row = Row({"Frage": "a", "Antwort": "b"}, Origin("x", 1))
+    with pytest.raises(DataError, match="'completon', which no layout reads") as caught:
+        to_examples([row], {"prompt": "Frage", "completon": "Antwort"})
+    assert caught.value.hint == "--columns completion=Antwort"
+
+
+def test_an_instruction_without_instances_is_refused() -> None:
+    row = Row({"instruction": "Add.", "instances": []}, Origin("x", 1))
+    with pytest.raises(DataError, match="'instances' is an empty list"):
+        to_examples([row])
+
+
+def test_a_link_to_nothing_is_not_suggested(tmp_path: Path) -> None:
+    link = tmp_path / "rows.jsonl"
+    link.symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError) as caught:
+        list(read_rows(str(link)))
+    assert caught.value.hint == ""

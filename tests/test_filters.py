@@ -355,3 +355,86 @@ def test_lengths_rules_and_splits_of_the_command(tmp_path: Path) -> None:
     assert len(list(read_rows(out))) == 2
     assert main([*line, "--min-characters", "20"]) == 0
     assert len(list(read_rows(out))) == 1
+
+
+@pytest.mark.parametrize("verb", ["filter", "socratic", "validate", "raft"])
+def test_a_folder_of_other_things_is_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("Dear Ada")
+    row = {"instruction": "Why is water wet?", "output": ["What is water?"], "text": "a"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    command = {
+        "filter": ["filter", "a.jsonl", "--output", "mine", "--overwrite"],
+        "socratic": ["socratic", "a.jsonl", "--output", "mine", "--overwrite"],
+        "validate": ["validate", "a.jsonl", "--fix", "mine", "--overwrite"],
+        "raft": ["raft", "--documents", "tunesmith/village", "--output", "mine"],
+    }[verb]
+    assert main(["data", *command]) == 2
+    assert "it is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "Dear Ada"
+
+
+def test_broken_lines_and_rows_of_several_examples(tmp_path: Path) -> None:
+    listed = {
+        "instruction": "Add.",
+        "instances": [{"input": str(n), "output": "x"} for n in (1, 2)],
+    }
+    path = tmp_path / "d.jsonl"
+    rows = [listed, {**listed, "instances": []}, listed, [1]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    out = tmp_path / "o.jsonl"
+    assert main(["data", "filter", str(path), "--output", str(out)]) == 0
+    assert lines(out) == [listed]
+    rejects = lines(tmp_path / "o-rejected.jsonl")
+    assert [(r["line"], r["rule"]) for r in rejects] == [
+        (2, "unreadable"),
+        (3, "exact duplicate"),
+        (4, "unreadable"),
+        (5, "unreadable"),
+    ]
+    assert not any(r["reason"].endswith(".") for r in rejects)
+
+
+@pytest.mark.parametrize("verb", ["filter", "socratic"])
+def test_the_encoding_that_a_message_asks_for_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture, verb: str
+) -> None:
+    row = {"instruction": "Was heißt grün?", "output": ["Was ist grün?"]}
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(json.dumps(row, ensure_ascii=False).encode("windows-1252"))
+    line = ["data", verb, str(path), "--output", str(tmp_path / "o.jsonl")]
+    assert main(line) == 3
+    assert "--encoding windows-1252" in capsys.readouterr().err
+    assert main([*line, "--encoding", "windows-1252"]) == 0
+    assert lines(tmp_path / "o.jsonl")[0] == row
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--similarity", "0.5"],
+        ["--ignore-numbers"],
+        ["--overlap-words", "5"],
+        ["--model", "tunesmith/tiny"],
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str]
+) -> None:
+    data = make(tmp_path / "d.jsonl", {"prompt": "a b", "completion": "c"})
+    assert main(["data", "filter", data, "--output", str(tmp_path / "o.jsonl"), *flags]) == 2
+    assert f"{flags[0]} does nothing without" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = make(tmp_path / "d.jsonl", {"prompt": "a b", "completion": "c"})
+    name = "x" * 300 + ".jsonl"
+    assert main(["data", "filter", data, "--output", str(tmp_path / name)]) == 8
+    assert main(["data", "validate", str(tmp_path / name)]) == 8
+    assert main(["data", "raft", "--documents", str(tmp_path / name)]) == 8
+    assert capsys.readouterr().err.count("the name is too long") == 3

@@ -639,7 +639,7 @@ def test_another_name_of_a_setting() -> None:
         (["nowhere.yaml"], "There is no mix recipe 'nowhere.yaml'"),
         (["m.yaml"], "m.yaml names no output"),
         (["m.yaml", "--output", "out.xlsx"], "no format that rows can be written in"),
-        (["m.yaml", "--output", "a.jsonl"], "is also a source"),
+        (["m.yaml", "--output", "a.jsonl"], "would be overwritten by what is made of it"),
         (["m.yaml", "--output", "kept"], "is no saved data set; it is not replaced"),
         (["m.yaml", "--output", "out.jsonl", "--rows", "9999"], "Too few rows for the shares"),
         (["text.yaml", "--output", "out.jsonl"], "plain text, not a question with an answer"),
@@ -964,3 +964,46 @@ def test_gsm8k_loses_its_calculator_marks(shared: Path) -> None:
     source["clean"] = ["calculator_marks"]
     cleaned = mix(recipe(sources=[source], rows=300), "out.jsonl")
     assert cleaned.summary["audit"]["counts"]["left"] == {}
+
+
+def test_broken_lines_count_as_unreadable(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {n}?", "completion": f"{n}."} for n in range(5)]
+    listed = {"instruction": "Add.", "instances": [{"input": "1", "output": "x"}] * 2}
+    path = tmp_path / "a.jsonl"
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [*rows, [1], listed])
+    path.write_bytes(text.encode() + b'{"prompt": "gr\xfcn", "completion": "a"}\n')
+    for allowed, code in ((0.3, 3), (0.4, 0)):
+        recipe = tmp_path / "m.yaml"
+        recipe.write_text(
+            f"allow_refused: {allowed}\noutput: {tmp_path}/o.jsonl\n"
+            f"sources:\n  - {{name: a, dataset: {path}}}\n"
+        )
+        assert main(["data", "mix", str(recipe)]) == code
+    counts = json.loads((tmp_path / "o.mix.json").read_text())["sources"]["a"]
+    assert (counts["read"], counts["usable"], counts["unreadable"]) == (8, 5, 3)
+
+
+def test_a_source_has_an_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"prompt": "grün?", "completion": "ja"}'.encode("windows-1252"))
+    recipe = tmp_path / "m.yaml"
+    recipe.write_text(
+        f"output: {tmp_path}/o.jsonl\n"
+        f"sources:\n  - {{name: a, dataset: {path}, encoding: windows-1252}}\n"
+    )
+    assert main(["data", "mix", str(recipe)]) == 0
+    assert "grün?" in (tmp_path / "o.jsonl").read_text(encoding="utf-8")
+
+
+def test_only_what_is_wrong_with_a_mix_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = tmp_path / "m.yaml"
+    recipe.write_text(
+        "output: o.jsonl\nsources:\n  - {name: a, dataset: b}\n  - {name: a, dataset: c}\n"
+    )
+    assert main(["data", "mix", str(recipe)]) == 2
+    said = capsys.readouterr().err
+    assert "two sources are called 'a'" in said
+    assert "another stage" not in said
+    assert "shares" not in said

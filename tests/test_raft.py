@@ -629,3 +629,37 @@ def test_the_built_in_documents_are_what_the_script_makes(tmp_path: Path) -> Non
         for kind in made["KINDS"]:
             page = made["TARGET"] / f"{town.lower()}-{kind}.md"
             assert page.read_text(encoding="utf-8") == made["page"](rng, kind, town)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--documents", "a.jsonl", "--output", "a.jsonl"],
+        ["--documents", "b.txt", "--questions", "a.jsonl", "--output", "a.jsonl"],
+        ["--documents", "b.txt", "--output", "c.jsonl", "--statistics", "c.jsonl"],
+        ["--documents", "b.txt", "--output", "c.jsonl", "--statistics", "c-validation.jsonl"],
+        ["--documents", "b.txt", "--output", "c.jsonl", "--statistics", "b.txt"],
+    ],
+)
+def test_what_is_read_and_what_is_made_is_not_written_over(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = '{"text": "The mill was built in 1850.", "question": "When?", "answer": "1850"}\n'
+    (tmp_path / "a.jsonl").write_text(content)
+    (tmp_path / "b.txt").write_text("The mill was built in 1850.")
+    assert main(["data", "raft", *flags]) == 2
+    assert "would" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "b.txt"]
+    assert (tmp_path / "a.jsonl").read_text() == content
+
+
+def test_an_address_that_nobody_asks_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--documents", "tunesmith/village", "--output", str(tmp_path / "o.jsonl")]
+    assert main(["data", "raft", *words, "--address", "http://localhost:9"]) == 2
+    assert "does nothing without --ask address" in capsys.readouterr().err

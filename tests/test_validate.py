@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections import Counter
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tiny_models import CHATML, tiny_tokenizer
@@ -172,15 +175,59 @@ def test_a_corrected_copy_and_its_rejects(tmp_path: Path, capsys: pytest.Capture
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "b"},
     ]
-    [reject] = read_rows(str(tmp_path / "fixed-rejects.jsonl"))
-    assert (reject.fields["line"], reject.fields["reason"]) == (
-        3,
-        "'conversations' is no list of turns",
-    )
+    rejects = [row.fields for row in read_rows(str(tmp_path / "fixed-rejects.jsonl"))]
+    assert [(reject["line"], reject["reason"]) for reject in rejects] == [
+        (2, "an exact duplicate of an earlier row"),
+        (3, "'conversations' is no list of turns"),
+    ]
     said = capsys.readouterr().err
+    assert "3 rows" in said
+    assert "Accepted 1, refused 1, left out as duplicates 1." in said
     for what in ("turns behind the last answer", "control characters removed", "exact duplicates"):
         assert what in said
     assert main(["data", "validate", str(target)]) == 0
+
+
+def test_a_corrected_copy_replaces_nothing_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = write(tmp_path / "a.jsonl", GOOD)
+    before = path.read_bytes()
+    copy = tmp_path / "fixed.jsonl"
+    fix = ["data", "validate", str(path), "--fix"]
+    assert main([*fix, str(path), "--overwrite"]) == 2
+    assert path.read_bytes() == before
+    assert main([*fix, str(copy)]) == 0
+    assert main([*fix, str(copy)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main([*fix, str(copy), "--overwrite"]) == 0
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["a.jsonl", "fixed.jsonl"]
+
+
+def test_no_corrected_copy_is_made_of_nothing(tmp_path: Path) -> None:
+    bad = write(tmp_path / "bad.jsonl", [1])
+    assert main(["data", "validate", str(bad), "--fix", str(tmp_path / "fixed.jsonl")]) == 3
+    names = sorted(found.name for found in tmp_path.iterdir())
+    assert names == ["bad.jsonl", "fixed-rejects.jsonl"]
+
+
+def test_a_value_that_json_has_no_form_for_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = tmp_path / "a.parquet"
+    columns = {"prompt": ["a"], "chosen": ["b"], "rejected": [datetime.date(2020, 1, 1)]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), source)
+    assert main(["data", "validate", str(source), "--fix", str(tmp_path / "fixed.jsonl")]) == 3
+    assert "cannot be written" in capsys.readouterr().err
+    assert [found.name for found in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_file_of_blank_lines_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    blank = write(tmp_path / "blank.jsonl", "\n\n")
+    assert main(["data", "validate", str(blank)]) == 3
+    assert "holds no rows" in capsys.readouterr().err
+    assert main(["data", "validate", str(blank), "--fix", str(tmp_path / "fixed.jsonl")]) == 3
+    assert [found.name for found in tmp_path.iterdir()] == ["blank.jsonl"]
 
 
 def test_corrections_leave_a_good_row_alone() -> None:
@@ -223,7 +270,7 @@ def test_a_histogram_holds_every_row() -> None:
         lengths.add(length, f"at {length}", 4)
     assert dict(lengths.bars()) == {
         "0 to 1": 2,
-        "2 to 2": 1,
+        "2": 1,
         "3 to 4": 2,
         "5 to 8": 2,
         "9 to 16": 1,
@@ -250,3 +297,14 @@ def test_real_tool_conversations_under_real_templates(
     assert judgement.accepted + judgement.refused == 148
     # One more has a single answer of over 4,096 tokens.
     assert judgement.refused == refused + 1
+
+
+@pytest.mark.parametrize(
+    "flags", [["--max-length", "20"], ["--chat-template", "plain"], ["--overwrite"]]
+)
+def test_a_setting_that_would_do_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str]
+) -> None:
+    path = write(tmp_path / "a.jsonl", GOOD)
+    assert main(["data", "validate", str(path), *flags]) == 2
+    assert "nothing without" in capsys.readouterr().err

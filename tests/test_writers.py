@@ -56,3 +56,14 @@ def test_an_example_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_rows(tmp_path / "r.jsonl", [example_fields(Example(turns, Origin("x")))])
     _, [example] = to_examples(list(read_rows(str(tmp_path / "r.jsonl"))))
     assert example.segments == turns
+
+
+def test_a_saved_folder_shows_no_bar_of_another_library(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    import datasets
+
+    before = datasets.are_progress_bars_disabled()
+    write_rows(tmp_path / "folder", [{"a": 1}])
+    assert capfd.readouterr().err == ""
+    assert datasets.are_progress_bars_disabled() is before

@@ -35,7 +35,7 @@ _REASONS = {
     errno.EROFS: ("the file system is read-only", "choose another folder with --output-dir"),
     errno.ENOTDIR: ("a part of this path is a file, not a folder", "choose another path"),
     errno.EISDIR: ("there is a folder of this name", "choose another file name"),
-    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name, e.g. with --run-name"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name"),
     errno.ENOENT: ("there is no such file or folder", "check the path"),
     errno.EIO: ("the disk reports an input/output error", "check the disk, then run again"),
     errno.EFBIG: ("the file would pass the size limit", "raise the limit (ulimit -f)"),

@@ -51,7 +51,9 @@ class ValidateOptions(RowsOptions):
     near_duplicates: bool = False
     """Look for rows that nearly repeat another one, too (about 8 KB of memory a row)."""
     fix: str | None = None
-    """Write a corrected copy here (.jsonl, .parquet), and FIX-rejects.jsonl beside it."""
+    """Write a corrected copy here (.jsonl, .parquet), and what is left out to FIX-rejects.jsonl."""
+    overwrite: bool = False
+    """Replace a corrected copy and its rejects that are there."""
     json_output: bool = False
     """Print the result as JSON on stdout."""
     allow_refused: float = Field(default=0.0, ge=0, le=1)

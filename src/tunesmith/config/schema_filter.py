@@ -36,6 +36,8 @@ class FilterOptions(Options):
     """Names of fields: prompt=Frage,completion=Antwort."""
     split: str = "train"
     """Split of a saved folder or hub data set."""
+    encoding: str | None = None
+    """Encoding of text files that are not UTF-8, such as windows-1252."""
     max_rows: int | None = Field(default=None, ge=1)
     """Take only the first rows of each source."""
     duplicates: Literal["exact", "near", "none"] = "exact"

@@ -44,6 +44,8 @@ class MixSource(Options):
     """Split of a saved folder or hub data set."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Names of fields: {prompt: Frage, completion: Antwort}."""
+    encoding: str | None = None
+    """Encoding of a text file that is not UTF-8, such as windows-1252."""
     share: float | None = Field(default=None, gt=0, le=1)
     """Part of all rows, 0.125 for an eighth; without any share all go by their number of rows."""
     when_short: Literal["fail", "upsample", "redistribute"] = "fail"
@@ -245,7 +247,7 @@ def check_mix(
     recipe = build(MixRecipe, values, where=where, lines=lines, aliases=ALIASES)
     faults = [f"{where}: {fault}" for fault in _contradictions(recipe)]
     if faults:
-        raise UsageError("\n".join(faults), expected="sources whose shares add up to 1")
+        raise UsageError("\n".join(faults), hint="docs/reference.md lists every key")
     return recipe
 
 
@@ -279,7 +281,7 @@ def _contradictions(recipe: MixRecipe) -> list[str]:
             faults.append(f"{head}no share for {', '.join(missing)}; give all sources one, or none")
         elif given and not math.isclose(math.fsum(given), 1.0, abs_tol=1e-6):
             faults.append(f"{head}the shares add up to {math.fsum(given):g}, not to 1")
-        for source in sources:
+        for source in {source.name: source for source in sources}.values():
             decides = source.model_dump(exclude={"share", "when_short", "max_repeat"})
             if known.setdefault(source.name, decides) != decides:
                 faults.append(f"{head}{source.name!r} is another source in another stage")

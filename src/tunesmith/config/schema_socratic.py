@@ -22,6 +22,8 @@ class SocraticOptions(Options):
     """Where removed rows and questions go, with reason; OUTPUT-rejected.jsonl if unset."""
     overwrite: bool = False
     """Replace files that are there."""
+    encoding: str | None = None
+    """Encoding of text files that are not UTF-8, such as windows-1252."""
     max_rows: int | None = Field(default=None, ge=1)
     """Take only the first rows of each source."""
     faulty: Literal["question", "row", "keep"] = "question"

@@ -5,13 +5,14 @@ A new layout is one row of ``FORMATS`` and the function that reads it.
 
 from __future__ import annotations
 
-import re
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
 from tunesmith.data.chats import RowFault, conversation, text_of
+from tunesmith.data.columns import rename
 from tunesmith.data.readers import Fault, Row
 from tunesmith.errors import DataError
 from tunesmith.types import Example, Meta, Segment
@@ -123,8 +124,10 @@ def _output(fields: Fields) -> str:
 
 def _instances(fields: Fields) -> Sequence[Draft]:
     listed = fields.get("instances")
-    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
-        raise RowFault("the field 'instances' is no list of objects", "input and output each")
+    objects = isinstance(listed, list) and all(isinstance(one, Mapping) for one in listed)
+    if not objects or not listed:
+        what = "an empty list" if listed == [] else "no list of objects"
+        raise RowFault(f"the field 'instances' is {what}", "input and output each")
     whole = {name: value for name, value in fields.items() if name != "instances"}
     return [draft for one in listed for draft in _instruction({**whole, **one})]
 
@@ -232,51 +235,6 @@ _FOREIGN = (
 """Fields of layouts that are no training rows, and what to do with them."""
 
 
-def rename(fields: Fields, columns: Mapping[str, str]) -> Fields:
-    """Return fields under the names that formats look for (``--columns``).
-
-    A column is a field, a path into one (``question.text``), or a template such as
-    ``{question} Choose: {options}``.
-    """
-    if not columns:
-        return fields
-    taken = {own for own in columns.values() if own in fields}
-    renamed = {name: value for name, value in fields.items() if name not in taken}
-    for wanted, own in columns.items():
-        if "{" in own:
-            renamed[wanted] = re.sub(r"\{([^{}]+)\}", lambda m: _as_text(fields, m[1]), own)
-        else:
-            renamed[wanted] = _at(fields, own)
-    return renamed
-
-
-def renamed(row: Row, columns: Mapping[str, str]) -> Row:
-    """Return a row under the names that are looked for; raises ``DataError`` with its place."""
-    try:
-        return Row(dict(rename(row.fields, columns)), row.origin)
-    except RowFault as wrong:
-        raise Fault(row.origin, wrong.reason, wrong.expected).error() from None
-
-
-def _at(fields: Fields, path: str) -> Any:
-    if path in fields:
-        return fields[path]
-    value: Any = fields
-    for name in path.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            known = ", ".join(map(str, fields)) or "none"
-            raise RowFault(f"there is no field {path!r}", f"one of {known}")
-        value = value[name]
-    return value
-
-
-def _as_text(fields: Fields, path: str) -> str:
-    value = _at(fields, path.strip())
-    if isinstance(value, list):
-        return "\n".join(map(str, value))
-    return "" if value is None else str(value)
-
-
 def detect(row: Row) -> Format:
     """Return the first format whose fields a row has."""
     for layout in FORMATS:
@@ -333,7 +291,20 @@ class Examples:
             for item in islice(self._rest, _LOOK_AHEAD):
                 if isinstance(item, Fault) and item.rest:
                     raise item.error() from None
+            self._check_names()
             raise
+
+    def _check_names(self) -> None:
+        """Name a column that no layout reads; ``DataError`` where there is one."""
+        known = sorted({name for one in FORMATS for name in (*one.needs, *one.may_use)})
+        for wanted, own in self._columns.items():
+            if wanted not in known:
+                close = difflib.get_close_matches(wanted, known, 1)
+                raise DataError(
+                    f"--columns names {wanted!r}, which no layout reads.",
+                    expected="names of a layout, such as prompt and completion",
+                    hint=f"--columns {close[0]}={own}" if close else "",
+                ) from None
 
     def __iter__(self) -> Iterator[Example | Fault]:
         for item in chain(self._head, self._rest):

@@ -13,7 +13,7 @@ from typing import Any
 from tunesmith.data.erasure import CAUTIOUS, Finding, Mode, audit, clean, erase, traces
 from tunesmith.data.formats import to_examples
 from tunesmith.data.mixture import rank
-from tunesmith.data.readers import Row, read_rows
+from tunesmith.data.readers import Fault, Row, scan
 from tunesmith.data.strategies import Assignment, by_instruction, known
 from tunesmith.errors import DataError
 from tunesmith.types import Segment
@@ -39,6 +39,7 @@ class Spec:
     clean: Sequence[str] = ("end_of_text",)
     only_assigned: bool = False
     """Leave out rows that were answered by another strategy than their category's."""
+    encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,8 @@ class Pool:
             self.cleaned += row.cleaned
             place = rank(self.treatment.seed, self.spec.name, row.fingerprint)
             self._ranks.append((place, position))
+        if not self.read:
+            raise DataError(f"{self.spec.dataset} holds no rows.", expected="at least one row")
         self._ranks.sort()
         if len(self.unreadable) > self.treatment.allow_refused * self.read:
             shown = "\n".join(f"  {reason}" for reason in self.unreadable[:NAMED])
@@ -165,7 +168,7 @@ class Pool:
                 f"{len(self.unreadable)} of {self.read} rows of {self.spec.name} cannot be used:\n"
                 + shown
                 + (f"\n  and {more} more" if more > 0 else ""),
-                hint="mend them, name their fields with columns, or set allow_refused: 0.01",
+                hint="mend them, name their columns or their encoding, or set allow_refused: 0.01",
             )
 
     def _refuses(self, finding: Finding) -> bool:
@@ -183,7 +186,7 @@ class Pool:
         order = {position: place for place, (_, position) in enumerate(self._ranks[:count])}
         taken: list[MixRow | None] = [None] * len(order)
         for position, raw in enumerate(self._raw()):
-            if position in order:
+            if position in order and isinstance(raw, Row):
                 row = treated(raw, self.spec, self.treatment)
                 expected = self._ranks[order[position]][0]
                 if rank(self.treatment.seed, self.spec.name, row.fingerprint) != expected:
@@ -194,20 +197,29 @@ class Pool:
             raise DataError(f"{self.spec.dataset} lost rows while it was being mixed.")
         return kept
 
-    def _raw(self) -> Iterator[Row]:
-        return read_rows(self.spec.dataset, split=self.spec.split)
+    def _raw(self) -> Iterator[Row | Fault]:
+        return scan(self.spec.dataset, split=self.spec.split, encoding=self.spec.encoding)
 
     def _rows(self) -> Iterator[MixRow | str]:
         for raw in self._raw():
             try:
+                if isinstance(raw, Fault):
+                    raise raw.error()
                 yield treated(raw, self.spec, self.treatment)
             except DataError as fault:
+                if isinstance(raw, Fault) and raw.rest:
+                    raise
                 yield fault.found
 
 
 def treated(raw: Row, spec: Spec, treatment: Treatment) -> MixRow:
     """Return a raw row as the mix shows it; ``DataError`` where it is no conversation."""
-    _, [example] = to_examples([raw], spec.columns)
+    _, examples = to_examples([raw], spec.columns)
+    if len(examples) > 1:
+        raise DataError(
+            f"{raw.origin}: {len(examples)} examples in one row, where a mix takes one."
+        )
+    [example] = examples
     if example.segments[0].role is None:
         raise DataError(
             f"{raw.origin}: plain text, not a question with an answer.",

@@ -18,6 +18,7 @@ from typing import Any
 from tunesmith.data import bytes_in
 from tunesmith.data.json_in import BadValue, JsonText, parse_line
 from tunesmith.errors import DataError
+from tunesmith.storage import storage_errors
 from tunesmith.types import Origin
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md")
@@ -83,9 +84,11 @@ def scan(
     Raises ``DataError`` only for a source that cannot be opened at all.
     """
     path = Path(source)
+    with storage_errors(path, "read"):
+        there = path.exists()
     if path.is_dir():
         return _saved(path, split)
-    if not path.exists():
+    if not there:
         from tunesmith.data.named_sets import find, open_named
 
         if (named := find(source)) is not None:
@@ -301,7 +304,11 @@ def missing(path: Path) -> DataError:
     """Return the error for a file that is not there; it names the nearest one beside it."""
     folder = path.parent
     # By their stems: every .jsonl resembles every other one.
-    names = {p.name.split(".")[0]: p.name for p in folder.iterdir()} if folder.is_dir() else {}
+    names = (
+        {p.name.split(".")[0]: p.name for p in folder.iterdir() if p.exists()}
+        if folder.is_dir()
+        else {}
+    )
     close = difflib.get_close_matches(path.name.split(".")[0], names, 1)
     hint = f"{folder / names[close[0]]}" if close else ""
     return DataError(f"There is no file {str(path)!r}.", expected="a file or folder", hint=hint)

@@ -69,7 +69,8 @@ class Lengths:
         """Yield (range of lengths, rows) from the shortest to the longest."""
         for power in range(min(self.buckets, default=0), max(self.buckets, default=-1) + 1):
             low = 0 if power == 0 else (1 << (power - 1)) + 1
-            yield f"{low:,} to {1 << power:,}", self.buckets[power]
+            high = 1 << power
+            yield f"{low:,} to {high:,}" if low < high else f"{low:,}", self.buckets[power]
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,23 @@ def _saved(path: Path, splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> dic
         name: datasets.Dataset.from_list([dict(r) for r in rows]) for name, rows in splits.items()
     }
     found = made["train"] if list(made) == ["train"] else datasets.DatasetDict(made)
-    with whole_folder(path) as partial:
+    with whole_folder(path) as partial, _without_bars():
         found.save_to_disk(str(partial))
     return {name: len(rows) for name, rows in made.items()}
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the bars of another library off the terminal."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:

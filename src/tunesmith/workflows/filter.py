@@ -22,9 +22,15 @@ from tunesmith.data.filters import (
     quality_rules,
 )
 from tunesmith.data.overlap import OverlapIndex, question_of
+from tunesmith.data.readers import Fault
 from tunesmith.errors import DataError, UsageError
 from tunesmith.workflows import console
-from tunesmith.workflows.targets import NothingLeftError, check_targets, write_kept
+from tunesmith.workflows.targets import (
+    NothingLeftError,
+    check_targets,
+    rows_or_faults,
+    write_kept,
+)
 
 if TYPE_CHECKING:
     from tunesmith.data.readers import Row
@@ -73,7 +79,7 @@ def command(resolved: Resolved[FilterOptions]) -> int:
         raise DataError(
             "No row is left, so nothing was written"
             + (f" but {str(result.rejects)!r}." if result.rejects else "."),
-            hint="fewer --rules, or a wider --min-words … --max-words",
+            hint=f"read the reasons in {result.rejects}",
         )
     console.say(f"Kept rows: {result.output}")
     print(json.dumps({"rows": total, "kept": result.kept, "removed": dict(result.removed)}))
@@ -85,7 +91,26 @@ def filter_rows(options: FilterOptions | None = None, **settings: Any) -> Filter
     return _filter(options or resolve(FilterOptions, settings, origin="argument").options)
 
 
+NEEDS = (
+    ("similarity", "--duplicates near", lambda options: options.duplicates == "near"),
+    ("ignore_numbers", "--duplicates near", lambda options: options.duplicates == "near"),
+    ("overlap_words", "--against FILE", lambda options: bool(options.against)),
+    ("model", "--min-tokens or --max-tokens", lambda o: bool(o.min_tokens or o.max_tokens)),
+)
+"""Settings that say nothing without another one."""
+
+
+def _refuse_idle(options: FilterOptions) -> None:
+    """Refuse a setting that would do nothing."""
+    for name, other, used in NEEDS:
+        changed = getattr(options, name) != FilterOptions.model_fields[name].default
+        if changed and not used(options):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} does nothing without {other}.", hint=f"{flag} … {other}")
+
+
 def _filter(options: FilterOptions) -> FilterResult:
+    _refuse_idle(options)
     output, rejects = check_targets(
         [*options.dataset, *options.against],
         options.output,
@@ -134,19 +159,25 @@ class _Sieve:
                 ignore_numbers=options.ignore_numbers,
             )
 
-    def judge(self, row: Row) -> Removal | None:
+    def judge(self, row: Row | Fault) -> Removal | None:
         """Return why a row goes, None where it stays."""
         from tunesmith.data.formats import to_examples
 
         try:
-            _, [example] = to_examples([row], self.columns)
+            if isinstance(row, Fault):
+                raise row.error()
+            _, examples = to_examples([row], self.columns)
         except DataError as mistake:
             self.mistake = self.mistake or mistake
-            said = mistake.found.removeprefix(f"{row.origin}: ")
+            said = mistake.found.removeprefix(f"{row.origin}: ").removesuffix(".")
             return Removal(row.origin, UNREADABLE, said)
-        return (
-            first_removal(example, self.rules) or self._overlap(example) or self._duplicate(example)
-        )
+        for example in examples:
+            removal = first_removal(example, self.rules) or self._overlap(example)
+            if removal is not None:
+                return removal
+        # A row of several examples repeats others only as a whole.
+        repeated = [self._duplicate(example) for example in examples]
+        return repeated[0] if all(repeated) else None
 
     def _overlap(self, example: Example) -> Removal | None:
         overlaps = self.test.match(example) if self.test else []
@@ -186,7 +217,9 @@ def _questions(options: FilterOptions) -> OverlapIndex | None:
 
     found = []
     for source in options.against:
-        _, examples = to_examples(list(read_rows(source, split="test")), options.columns)
+        _, examples = to_examples(
+            list(read_rows(source, split="test", encoding=options.encoding)), options.columns
+        )
         found += [question_of(example) for example in examples]
         console.say(f"{source}: {len(examples)} test questions.")
     return OverlapIndex(found, options.overlap_words) if found else None
@@ -196,23 +229,28 @@ def _kept(
     options: FilterOptions, sieve: _Sieve, result: FilterResult, rejects: IO[bytes]
 ) -> Iterator[tuple[Origin, dict[str, Any]]]:
     """Yield place and fields of rows that stay; write the others with their reason."""
-    from tunesmith.data.readers import read_rows
+    from tunesmith.data.readers import Row
     from tunesmith.data.writers import json_line
 
     for source in options.dataset:
         read = unreadable = 0
-        for row in read_rows(source, split=options.split, max_rows=options.max_rows):
+        found = rows_or_faults(
+            source, split=options.split, max_rows=options.max_rows, encoding=options.encoding
+        )
+        for row in found:
             removal = sieve.judge(row)
             read += 1
-            if removal is None:
+            if removal is None and isinstance(row, Row):
                 result.kept += 1
                 yield row.origin, row.fields
                 continue
+            assert removal is not None
             unreadable += removal.rule == UNREADABLE
             result.count(removal)
             place = {"source": row.origin.source, "line": row.origin.line}
             said = {"rule": removal.rule, "reason": removal.reason}
-            rejects.write(json_line({**place, **said, "row": row.fields}))
+            held = {"row": row.fields} if isinstance(row, Row) else {}
+            rejects.write(json_line({**place, **said, **held}))
         if read == unreadable and sieve.mistake:
             # Not bad rows among good ones: the whole source has a layout that is not known.
             raise sieve.mistake

@@ -18,6 +18,7 @@ from tunesmith.storage import hash_file, hash_tree, write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.mix_report import say_stage, say_whole, summary_of
 from tunesmith.workflows.mix_strategies import assignment_of
+from tunesmith.workflows.targets import check_output
 
 WHOLE = 2**64
 """Ranks lie below this."""
@@ -84,7 +85,7 @@ def mix(recipe: MixRecipe, output: str | Path) -> MixResult:
     stages = recipe.all_stages()
     outputs = {stage.name: stage_path(target, stage.name) for stage in stages}
     for path in outputs.values():
-        _check_output(path, recipe)
+        check_output(path, recipe.inputs(), "validation")
     chosen = assignment_of(recipe)
     erasure = recipe.erasure
     treatment = Treatment(
@@ -132,33 +133,6 @@ def beside(target: Path, ending: str) -> Path:
     return target.with_name((target.stem if target.suffix else target.name) + ending)
 
 
-def _check_output(path: Path, recipe: MixRecipe) -> None:
-    """Refuse a place that holds something else than an earlier mix."""
-    from tunesmith.data.writers import SUFFIXES, split_path
-
-    if path.suffix and path.suffix not in SUFFIXES:
-        raise UsageError(
-            f"{str(path)!r} has no format that rows can be written in.",
-            expected=f"{', '.join(SUFFIXES)}, or a name without a suffix for a datasets folder",
-        )
-    inputs = {Path(name).resolve() for name in recipe.inputs()}
-    if {path.resolve(), split_path(path, "validation").resolve()} & inputs:
-        raise UsageError(f"The output {str(path)!r} is also a source.", hint="another --output")
-    saved = ("dataset_dict.json", "dataset_info.json")
-    if (
-        not path.suffix
-        and path.exists()
-        and not (
-            path.is_dir()
-            and (not any(path.iterdir()) or any((path / name).is_file() for name in saved))
-        )
-    ):
-        raise UsageError(
-            f"{str(path)!r} exists and is no saved data set; it is not replaced.",
-            hint="another --output",
-        )
-
-
 def _pools(stages: list[MixStage], treatment: Treatment) -> dict[str, Pool]:
     """Scan every source once, whichever stages use it."""
     pools: dict[str, Pool] = {}
@@ -195,6 +169,7 @@ def _spec(source: MixSource) -> Spec:
         source.gold,
         tuple(source.clean),
         source.only_assigned,
+        source.encoding,
     )
 
 

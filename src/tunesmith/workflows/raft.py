@@ -14,6 +14,7 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.targets import check_output
 
 if TYPE_CHECKING:
     from tunesmith.data.raft.chunks import Chunk
@@ -81,11 +82,9 @@ def make_raft(options: RaftOptions) -> RaftResult:
 
     console.set_level(options.log_level)
     output = Path(options.output)
-    if output.suffix not in ("", ".jsonl", ".parquet"):
-        raise UsageError(
-            f"--output {options.output!r} has no format that rows can be written in.",
-            expected=".jsonl, .parquet, or a name without a suffix for a datasets folder",
-        )
+    _check_places(options, output)
+    if options.address is not None and options.ask != "address":
+        raise UsageError("--address does nothing without --ask address.", hint="--ask address")
     settings = _settings(options)
     _check_columns(options)
     library = read_documents(options.documents, _present(options.columns, *FIELDS, *TITLES))
@@ -134,6 +133,23 @@ def make_raft(options: RaftOptions) -> RaftResult:
         write_json(options.statistics, counts)
     _tell(output, counts, short)
     return RaftResult(output, rows, counts)
+
+
+def _check_places(options: RaftOptions, output: Path) -> None:
+    """Refuse to write over what is read, and the counts over the rows."""
+    from tunesmith.data.writers import split_path
+
+    inputs = [*options.documents, *([options.questions] if options.questions else [])]
+    check_output(output, inputs, "validation")
+    if options.statistics is None:
+        return
+    counts = Path(options.statistics).resolve()
+    taken = [output, split_path(output, "validation"), *map(Path, inputs)]
+    if any(counts == path.resolve() for path in taken):
+        raise UsageError(
+            f"--statistics {options.statistics} would overwrite the rows or what they are made of.",
+            hint=f"--statistics {output.stem}-counts.json",
+        )
 
 
 def _settings(options: RaftOptions) -> RaftSettings:

@@ -15,7 +15,12 @@ from tunesmith.data.socratic import FAULTS, Fault, find_faults, question_type
 from tunesmith.data.socratic_import import gsm8k_row, list_row, mathdial_row
 from tunesmith.errors import DataError, UsageError
 from tunesmith.workflows import console
-from tunesmith.workflows.targets import NothingLeftError, check_targets, write_kept
+from tunesmith.workflows.targets import (
+    NothingLeftError,
+    check_targets,
+    rows_or_faults,
+    write_kept,
+)
 
 if TYPE_CHECKING:
     from tunesmith.data.readers import Row
@@ -117,22 +122,25 @@ def _convert(options: SocraticOptions) -> SocraticResult:
 def _rows(
     options: SocraticOptions, result: SocraticResult, rejects: IO[bytes]
 ) -> Iterator[tuple[Origin, dict[str, Any]]]:
-    from tunesmith.data.readers import read_rows
+    from tunesmith.data.readers import Fault as Unread
     from tunesmith.data.writers import json_line
 
     for source in options.dataset:
         mistake: DataError | None = None
         read = unreadable = 0
-        for row in read_rows(source, max_rows=options.max_rows):
+        rows = rows_or_faults(source, max_rows=options.max_rows, encoding=options.encoding)
+        for row in rows:
             result.rows += 1
             read += 1
             place = {"source": row.origin.source, "line": row.origin.line}
             try:
+                if isinstance(row, Unread):
+                    raise row.error()
                 made = FORMS[options.form](row)
             except DataError as found:
                 mistake = mistake or found
                 unreadable += 1
-                reason = found.found.removeprefix(f"{row.origin}: ")
+                reason = found.found.removeprefix(f"{row.origin}: ").removesuffix(".")
                 result.note(UNREADABLE, f"{row.origin}: {reason}")
                 result.removed_rows[UNREADABLE] += 1
                 rejects.write(json_line({**place, "rule": UNREADABLE, "reason": reason}))

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved
 from tunesmith.config.schema_data import ValidateOptions
 from tunesmith.errors import DataError, UsageError
 from tunesmith.workflows import console
+from tunesmith.workflows.targets import NothingLeftError, check_targets, write_kept
 
 if TYPE_CHECKING:
     from tunesmith.data.overlap import OverlapIndex
     from tunesmith.data.render import Renderer
     from tunesmith.data.validate import Checker, Judgement
+    from tunesmith.types import Origin
 
+REPEATED = "exact duplicates left out"
 REFUSED = 3
 """Exit code when more rows are refused than allowed."""
 
@@ -44,6 +47,19 @@ def validate(options: ValidateOptions) -> list[Judgement]:
 
     if options.fix and len(options.dataset) > 1:
         raise UsageError("--fix takes one source at a time.", hint="run it once for each file")
+    if options.model is None and (options.max_length or options.chat_template != "auto"):
+        raise UsageError(
+            "--max-length and --chat-template do nothing without --model.",
+            hint="--model tunesmith/tiny",
+        )
+    if options.overwrite and not options.fix:
+        raise UsageError("--overwrite does nothing without --fix.", hint="--fix corrected.jsonl")
+    places: tuple[Path, Path] | None = None
+    if options.fix:
+        inputs = [*options.dataset, *([options.against] if options.against else [])]
+        places = check_targets(
+            inputs, options.fix, None, overwrite=options.overwrite, ending="-rejects"
+        )
     renderer: Renderer | None = None
     limit = options.max_length or 0
     opened = [(source, _open(source, options)) for source in options.dataset]
@@ -58,8 +74,8 @@ def validate(options: ValidateOptions) -> list[Judgement]:
         judgement.unused = examples.unused
         near = DuplicateFinder() if options.near_duplicates else None
         checker = Checker(judgement, renderer, limit, options.task, near, tests)
-        if options.fix:
-            _fix(examples, checker, judgement, Path(options.fix))
+        if places:
+            _fix(examples, checker, judgement, *places)
         else:
             for _ in _checked(examples, checker, judgement):
                 pass
@@ -83,6 +99,7 @@ def _checked(
     from tunesmith.data.readers import Fault
 
     with console.bar("reading", 0) as bar:
+        item = None
         for item in examples:
             if isinstance(item, Fault):
                 judgement.refuse(item)
@@ -91,52 +108,68 @@ def _checked(
                 fault = checker.check(item)
                 yield (item, True) if fault is None else (fault, False)
             bar.advance(1, f"{judgement.refused} refused")
+        if item is None:
+            raise DataError(f"{judgement.source} holds no rows.", expected="at least one row")
 
 
-def _fix(examples: Any, checker: Checker, judgement: Judgement, target: Path) -> None:
-    """Write accepted rows, corrected, to ``target`` and the rejects beside it."""
+def _fix(
+    examples: Any, checker: Checker, judgement: Judgement, target: Path, rejects: Path
+) -> None:
+    """Write accepted rows, corrected, to ``target``, and every other one to ``rejects``."""
     from tunesmith.data.readers import Fault
     from tunesmith.data.validate import corrected
-    from tunesmith.data.writers import example_fields, json_line, write_rows
-    from tunesmith.storage import whole_file
-
-    rejects = target.with_name(f"{target.stem}-rejects.jsonl")
-    counts = judgement.corrections
+    from tunesmith.data.writers import example_fields, json_line
 
     def mended() -> Iterator[Any]:
         for item in examples:
-            yield item if isinstance(item, Fault) else corrected(item, counts)
+            yield item if isinstance(item, Fault) else corrected(item, judgement.corrections)
 
-    def kept() -> Iterator[dict[str, Any]]:
-        with whole_file(rejects) as refused:
-            again = mended()
-            seen = _Repeats(again, checker, judgement)
-            for item, accepted in _checked(seen, checker, judgement):
-                if accepted:
-                    yield {
-                        **example_fields(item),
-                        **({"meta": dict(item.meta)} if item.meta else {}),
-                    }
-                else:
-                    place = {"source": item.origin.source, "line": item.origin.line}
-                    refused.write(json_line({**place, "reason": item.reason}))
+    def kept(file: IO[bytes]) -> Iterator[tuple[Origin, dict[str, Any]]]:
+        def refuse(origin: Origin, reason: str) -> None:
+            place = {"source": origin.source, "line": origin.line}
+            file.write(json_line({**place, "reason": reason}))
 
-    written = write_rows(target, kept())
-    console.say(f"Corrected copy: {target} ({written:,} rows). Rejects: {rejects}")
+        seen = _Repeats(mended(), checker, judgement, refuse)
+        for item, accepted in _checked(seen, checker, judgement):
+            if accepted:
+                meta = {"meta": dict(item.meta)} if item.meta else {}
+                yield item.origin, {**example_fields(item), **meta}
+            else:
+                refuse(item.origin, item.reason)
+        if not judgement.accepted:
+            raise NothingLeftError
+
+    write_kept(target, rejects, kept)
+    said = f"Corrected copy: {target} ({judgement.accepted:,} rows)."
+    if not judgement.accepted:
+        said = "No row is left for a corrected copy."
+    if judgement.refused or judgement.corrections[REPEATED]:
+        said += f" Rejects: {rejects}"
+    else:
+        rejects.unlink()
+    console.say(said)
 
 
 class _Repeats:
-    """Passes examples on, leaving out exact repetitions of accepted ones, counted."""
+    """Passes examples on, leaving out exact repetitions of accepted ones, counted and named."""
 
-    def __init__(self, items: Iterable[Any], checker: Checker, judgement: Judgement) -> None:
+    def __init__(
+        self,
+        items: Iterable[Any],
+        checker: Checker,
+        judgement: Judgement,
+        refuse: Callable[[Origin, str], None],
+    ) -> None:
         self._items, self._checker, self._judgement = items, checker, judgement
+        self._refuse = refuse
 
     def __iter__(self) -> Iterator[Any]:
         from tunesmith.data.readers import Fault
 
         for item in self._items:
             if not isinstance(item, Fault) and self._checker.is_repeated(item):
-                self._judgement.corrections["exact duplicates left out"] += 1
+                self._judgement.corrections[REPEATED] += 1
+                self._refuse(item.origin, "an exact duplicate of an earlier row")
                 continue
             yield item
 
@@ -165,12 +198,14 @@ def _short(places: list[str]) -> list[str]:
 
 def _show(judgement: Judgement, limit: int | None) -> None:
     """Print a summary: counts, reasons, warnings, lengths."""
-    total = judgement.accepted + judgement.refused
+    left_out = judgement.corrections[REPEATED]
+    total = judgement.accepted + judgement.refused + left_out
     layout = f"read as {judgement.layout}" if judgement.layout else "none of them readable"
     console.title(f"{judgement.source}: {total:,} rows, {layout}")
     if judgement.unused:
         console.say(f"Fields that are not used: {', '.join(judgement.unused)}")
-    console.say(f"Accepted {judgement.accepted:,}, refused {judgement.refused:,}.")
+    repeated = f", left out as duplicates {left_out:,}" if left_out else ""
+    console.say(f"Accepted {judgement.accepted:,}, refused {judgement.refused:,}{repeated}.")
     for heading, found in (("Refused", judgement.reasons), ("Odd", judgement.warnings)):
         if found:
             ranked = sorted(found.items(), key=lambda pair: -pair[1].count)

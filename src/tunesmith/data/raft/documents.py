@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.bytes_in import whole_bytes, whole_text
-from tunesmith.data.formats import renamed
+from tunesmith.data.columns import renamed
 from tunesmith.data.readers import Row, missing, read_rows
 from tunesmith.errors import DataError
+from tunesmith.storage import storage_errors
 from tunesmith.types import Origin
 
 TEXTS = (".txt", ".md", ".html", ".htm", ".pdf")
@@ -90,7 +91,9 @@ def read_documents(sources: Iterable[str], columns: Mapping[str, str] | None = N
     library = Library()
     for source in sources:
         path = VILLAGE if source == BUILT_IN else Path(source)
-        if path.is_dir():
+        with storage_errors(path, "read"):
+            inside = path.is_dir()
+        if inside:
             _folder(path, columns or {}, library)
         else:
             _file(path, path.name, columns or {}, library)

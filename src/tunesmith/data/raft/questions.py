@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tunesmith.data.formats import renamed
+from tunesmith.data.columns import renamed
 from tunesmith.data.raft.chunks import Chunk
 from tunesmith.data.raft.documents import Pair
 from tunesmith.data.raft.retrieval import Bm25, terms
