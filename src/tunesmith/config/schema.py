@@ -103,6 +103,14 @@ class LoraOptions(Options):
     """Dropout on the adapter's input."""
     lora_target_modules: list[str] = Field(default_factory=list)
     """Names or endings of linear layers; all of them if unset."""
+    lora_init: Literal["default", "pissa"] = "default"
+    """pissa starts from the largest singular values; it wants a lower rate. Saved as plain LoRA."""
+    use_rslora: bool = False
+    """Scale by alpha over the root of the rank (rsLoRA): for high ranks."""
+    use_dora: bool = False
+    """Train the magnitude of each output apart from its direction (DoRA)."""
+    lora_plus_ratio: float = Field(default=1.0, gt=0)
+    """Rate of the adapter's B over that of its A (LoRA+), such as 16; 1 is plain LoRA."""
     freeze_ratio: float = Field(default=0.0, ge=0, le=1)
     """Share of the bottom layers, and the embeddings, left as they are."""
 

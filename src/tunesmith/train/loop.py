@@ -13,6 +13,7 @@ import torch
 
 from tunesmith.errors import Interrupted, TrainingError
 from tunesmith.train.batches import Plan, pack
+from tunesmith.train.groups import parameter_groups
 from tunesmith.train.losses import lengths, packed_rows, token_losses
 from tunesmith.train.schedule import factor
 from tunesmith.types import Encoded
@@ -34,6 +35,8 @@ class Settings:
     """Tokens of one packed sequence; rows of one sequence in all if not packed."""
     rows_a_micro_batch: int = 1
     """Only without packing: rows of one padded batch."""
+    lora_plus_ratio: float = 1.0
+    """Rate of LoRA's B over that of A."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class StepResult:
     loss: float
     """Nats a trained token, over the whole step."""
     learning_rate: float
+    """The schedule's; groups with a rate of their own follow it in proportion."""
     grad_norm: float
     tokens: int
     """Prompt and completion tokens, no padding."""
@@ -87,16 +91,14 @@ class State:
 
 
 def make_optimizer(model: Any, settings: Settings) -> torch.optim.Optimizer:
-    """Return AdamW (fused) over what is trained; norms and biases are not decayed."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
-        raise TrainingError("Nothing of the model is trained.", hint="lower --freeze-ratio")
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    """Return AdamW (fused) over what is trained, each group at its own rate and decay."""
+    groups = parameter_groups(
+        model,
+        settings.learning_rate,
+        settings.weight_decay,
+        lora_plus=settings.lora_plus_ratio,
+    )
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def fit(
@@ -119,11 +121,9 @@ def fit(
     while state.step < plan.total_steps:
         began = time.perf_counter()
         picked = plan.step_rows(state.step)
-        rate = settings.learning_rate * factor(
-            settings.schedule, state.step, plan.total_steps, settings.warmup
-        )
+        share = factor(settings.schedule, state.step, plan.total_steps, settings.warmup)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["initial_lr"] * share
         # Dropout draws from a stream of its own for each step, so no random state has to be saved.
         with torch.random.fork_rng():
             torch.manual_seed(_step_seed(plan.seed, state.step, accelerator.process_index))
@@ -149,7 +149,7 @@ def fit(
             state.step,
             state.step / plan.steps_an_epoch,
             loss,
-            rate,
+            settings.learning_rate * share,
             norm,
             sum(sizes[at] for at in picked),
             trained,

@@ -118,10 +118,14 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
 
 def save_model(loaded: LoadedModel, renderer: Renderer, folder: Path) -> None:
     """Write a model folder in one move: safetensors, tokenizer, the one template, stop tokens."""
+    from tunesmith.models.adapters import save_as_plain_lora
+
     with whole_folder(folder) as partial:
         loaded.tokenizer.chat_template = renderer.template
         loaded.model.generation_config.eos_token_id = list(renderer.stop_ids)
         loaded.model.save_pretrained(partial, **_adapter_only(loaded.model))
+        if loaded.taken_out:
+            save_as_plain_lora(partial, loaded.taken_out)
         loaded.tokenizer.save_pretrained(partial)
         loaded.model.generation_config.save_pretrained(partial)
 

@@ -17,6 +17,7 @@ from tunesmith.errors import CheckpointError, Interrupted, UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
+from tunesmith.workflows.method import check_method, make_trainable
 from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.rows import Data, gather, split_shares
 from tunesmith.workflows.signals import stop_on_signals
@@ -57,6 +58,7 @@ def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
 
     config = resolved.options
     console.set_level(config.log_level)
+    check_method(resolved)
     changed = [[name, value, source] for name, value, source in resolved.describe()]
     console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
     data = gather(config, get_task(config.task))
@@ -221,40 +223,16 @@ class _Run:
             config.packing,
             packed_capacity(longest, hidden, self.loaded.device.type),
             config.per_device_train_batch_size,
+            lora_plus_ratio=config.lora_plus_ratio,
         )
 
     def _state(self, settings: Settings) -> State:
-        from tunesmith.models.adapters import (
-            add_lora,
-            count,
-            freeze_bottom,
-            recompute_activations,
-        )
         from tunesmith.train import checkpoint
         from tunesmith.train.loop import State, make_optimizer
 
-        config, model = self.config, self.loaded.model
-        what = "full fine-tuning"
-        if self.loaded.ref.adapter:
-            what = "going on in the adapter"
-        elif config.lora:
-            what = f"LoRA of rank {config.lora_rank}"
-            model = add_lora(
-                model,
-                rank=config.lora_rank,
-                alpha=config.lora_alpha or 2.0 * config.lora_rank,
-                dropout=config.lora_dropout,
-                targets=config.lora_target_modules,
-                base_name=self.loaded.ref.path,
-                seed=config.seed,
-            )
-        if config.freeze_ratio:
-            frozen = freeze_bottom(model, config.freeze_ratio)
-            what += f", {frozen} bottom layers and the embeddings frozen"
-        console.say(f"Trained: {count(model, what)}.")
-        if config.gradient_checkpointing:
-            recompute_activations(model)
-        model = self.accelerator.prepare_model(model)
+        config = self.config
+        console.say(f"Trained: {make_trainable(config, self.loaded)}.")
+        model = self.accelerator.prepare_model(self.loaded.model)
         self.loaded.model = self.accelerator.unwrap_model(model)
         state = State(model, make_optimizer(model, settings))
         if config.resume is not None:
