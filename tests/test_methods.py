@@ -147,3 +147,70 @@ def test_settings_that_do_not_go_together(
     line = f"train --dataset rows.jsonl --model base {command}"
     assert main(line.split()) == 2
     assert message in capsys.readouterr().err
+
+
+def test_training_goes_on_in_an_adapter(capsys: pytest.CaptureFixture[str]) -> None:
+    first = train(lora=True, lora_rank=4, use_rslora=True)
+    second = train(model=str(first), lora=True, run_name="s", learning_rate=1e-9, log_level="info")
+    assert "goes on in the adapter r" in capsys.readouterr().err
+    base = AutoModelForCausalLM.from_pretrained("base")
+    after = logits(PeftModel.from_pretrained(base, first / "final_model"))
+    base = AutoModelForCausalLM.from_pretrained("base")
+    further = logits(PeftModel.from_pretrained(base, second / "final_model"))
+    assert torch.allclose(after, further, atol=1e-4)
+    assert not torch.equal(after, further)
+    saved = json.loads((second / "final_model/adapter_config.json").read_text())
+    assert (saved["r"], saved["use_rslora"], saved["base_model_name_or_path"]) == (4, True, "base")
+    # The settings of the run are those that held, not those of the task.
+    assert "lora_rank: 4\n" in (second / "config.yaml").read_text()
+    train(model=str(first / "final_model"), lora=True, lora_rank=4, run_name="t")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("--lora --lora-rank 8", "--lora-rank 8 was asked for, the adapter's is 4"),
+        ("--lora --lora-alpha 1", "--lora-alpha 1 was asked for, the adapter's is 8"),
+        ("--lora --use-dora", "--use-dora true was asked for, the adapter's is false"),
+        ("--lora --lora-init pissa", "--lora-init pissa was asked for"),
+        ("--lora --lora-target-modules q_proj", "the adapter's are down_proj, gate_proj"),
+        ("", "without --lora its base would be trained"),
+    ],
+)
+def test_an_adapter_is_not_trained_as_what_it_is_not(
+    settings: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapted = add_lora(tiny_model("llama"), rank=4, alpha=8, base_name="base")
+    adapted.save_pretrained("adapter")
+    assert main(f"train --dataset rows.jsonl --model adapter {settings}".split()) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("init", ["default", "pissa"])
+def test_a_run_that_goes_on_in_an_adapter_resumes(init: str) -> None:
+    first = train(lora=True, lora_rank=4, lora_init=init)
+    same = {"model": str(first), "lora": True, "max_steps": 4, "save_steps": 2}
+    check_resume(same)
+
+
+def check_resume(settings: dict[str, Any]) -> None:
+    """Train straight through and with a torn last checkpoint; compare all that was trained."""
+    from safetensors.torch import load_file
+
+    def weights(run: Path) -> dict[str, torch.Tensor]:
+        [file] = (run / "final_model").glob("*.safetensors")
+        return load_file(file)
+
+    straight = weights(train(run_name="straight", **settings))
+    stopped = train(run_name="stopped", **settings)
+    last = max(stopped.glob("checkpoints/checkpoint-step-*"), key=lambda p: int(p.name[16:]))
+    (last / "model.safetensors").write_bytes(b"torn")
+    resumed = weights(train(run_name="stopped", resume="auto", **settings))
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_run_of_a_variant_resumes_to_the_bit(variant: dict[str, Any]) -> None:
+    check_resume({"lora": True, "lora_rank": 4, "max_steps": 4, "save_steps": 2, **variant})

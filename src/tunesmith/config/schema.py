@@ -94,7 +94,7 @@ class LoraOptions(Options):
     """LoRA"""
 
     lora: bool = False
-    """Train a low-rank adapter and leave the weights as they are."""
+    """Train a low-rank adapter and leave the weights as they are; goes on in one that is given."""
     lora_rank: int = Field(default=16, ge=1)
     """Rank of the adapter."""
     lora_alpha: float | None = Field(default=None, gt=0)

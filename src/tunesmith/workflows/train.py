@@ -17,7 +17,7 @@ from tunesmith.errors import CheckpointError, Interrupted, UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
-from tunesmith.workflows.method import check_method, make_trainable
+from tunesmith.workflows.method import check_method, make_trainable, settle_adapter
 from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.rows import Data, gather, split_shares
 from tunesmith.workflows.signals import stop_on_signals
@@ -63,6 +63,7 @@ def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
     data = gather(config, get_task(config.task))
     loaded, renderer = open_model(config, trainable=True)
+    config = settle_adapter(config, resolved.sources, loaded)
     if config.max_length > loaded.max_positions:
         chosen = resolved.sources.get("max_length", "default")
         if chosen == "default" or chosen.startswith("task"):
