@@ -44,6 +44,10 @@ METHODS = {
     "dora": (True, {"dora": True}, {}),
     "pissa": (True, {"pissa": True}, {}),
     "lora+": (True, {}, {"lora_plus_ratio": 8.0}),
+    "layer decay": (False, {}, {"layer_lr_decay": 0.5}),
+    "adafactor": (False, {}, {"optim": "adafactor"}),
+    "adafactor, lora": (True, {"dora": True}, {"optim": "adafactor", "lora_plus_ratio": 8.0}),
+    "neftune": (False, {}, {"neftune_alpha": 5.0}),
 }
 """Whether LoRA, its variant, and further settings of the loop."""
 

@@ -214,3 +214,25 @@ def check_resume(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_run_of_a_variant_resumes_to_the_bit(variant: dict[str, Any]) -> None:
     check_resume({"lora": True, "lora_rank": 4, "max_steps": 4, "save_steps": 2, **variant})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"optim": "adafactor", "neftune_alpha": 5.0},
+        {"layer_lr_decay": 0.5, "neftune_alpha": 5.0, "packing": False},
+    ],
+    ids=str,
+)
+def test_a_run_of_all_weights_resumes_to_the_bit(method: dict[str, Any]) -> None:
+    check_resume({"max_steps": 4, "save_steps": 2, "eval_steps": 1, **method})
+
+
+@pytest.mark.parametrize("method", [{"optim": "adafactor"}, {"neftune_alpha": 5.0}], ids=str)
+def test_all_weights_are_saved_for_transformers_alone(
+    method: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = in_memory(monkeypatch)
+    run = train(**method)
+    saved = logits(AutoModelForCausalLM.from_pretrained(run / "final_model"))
+    assert torch.allclose(saved, made[0], atol=1e-4)

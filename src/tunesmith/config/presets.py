@@ -105,6 +105,10 @@ ALIASES: Mapping[str, str] = {
     "peft_use_dora": "use_dora",
     "peft_init_lora_weights": "lora_init",
     "init_lora_weights": "lora_init",
+    "optimizer": "optim",
+    "neftune_noise_alpha": "neftune_alpha",
+    "layerwise_lr_decay": "layer_lr_decay",
+    "llrd": "layer_lr_decay",
     "loraplus_lr_ratio": "lora_plus_ratio",
     "json": "json_output",
 }

@@ -128,6 +128,10 @@ class OptimOptions(Options):
     """Rows of a micro-batch on one device."""
     gradient_accumulation_steps: int = Field(default=2, ge=1)
     """Micro-batches of a step."""
+    optim: Literal["adamw", "adafactor"] = "adamw"
+    """adafactor takes next to no memory; a rate such as 1e-3 suits it, being relative to weights."""
+    layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
+    """Rate of a layer over that of the layer above it, such as 0.9; embeddings lie lowest."""
     lr_scheduler_type: Literal["linear", "cosine", "cosine_with_restarts", "constant"] = "cosine"
     """Course of the learning rate."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -135,9 +139,11 @@ class OptimOptions(Options):
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Warm-up as a share of the run, if no steps are given."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's decay; never on norms and biases."""
+    """Decay of weights at each step; never of norms and biases."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0 leaves them."""
+    neftune_alpha: float = Field(default=0.0, ge=0)
+    """Noise on the embeddings while training (NEFTune), such as 5; 0 is none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast of the forward pass."""
     gradient_checkpointing: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from tunesmith.errors import Interrupted, TrainingError
 from tunesmith.train.batches import Plan, pack
 from tunesmith.train.groups import parameter_groups
 from tunesmith.train.losses import lengths, packed_rows, token_losses
+from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.schedule import factor
 from tunesmith.types import Encoded
 
@@ -37,6 +38,12 @@ class Settings:
     """Only without packing: rows of one padded batch."""
     lora_plus_ratio: float = 1.0
     """Rate of LoRA's B over that of A."""
+    layer_lr_decay: float = 1.0
+    """Rate of a layer over that of the layer above it."""
+    optim: str = "adamw"
+    """adamw or adafactor."""
+    neftune_alpha: float = 0.0
+    """Noise on the embeddings; 0 is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +98,16 @@ class State:
 
 
 def make_optimizer(model: Any, settings: Settings) -> torch.optim.Optimizer:
-    """Return AdamW (fused) over what is trained, each group at its own rate and decay."""
+    """Return the optimiser over what is trained, each group at its own rate and decay."""
     groups = parameter_groups(
         model,
         settings.learning_rate,
         settings.weight_decay,
         lora_plus=settings.lora_plus_ratio,
+        layer_decay=settings.layer_lr_decay,
     )
+    if settings.optim == "adafactor":
+        return torch.optim.Adafactor(groups)
     return torch.optim.AdamW(groups, fused=True)
 
 
@@ -128,7 +138,14 @@ def fit(
         with torch.random.fork_rng():
             torch.manual_seed(_step_seed(plan.seed, state.step, accelerator.process_index))
             loss, trained = _backward(
-                state, rows, picked, sizes, settings, accelerator, should_stop
+                state,
+                rows,
+                picked,
+                sizes,
+                settings,
+                accelerator,
+                should_stop,
+                seed=f"{plan.seed}/{state.step}",
             )
         norm = _clip(state, settings, accelerator)
         if not (
@@ -171,6 +188,7 @@ def _backward(
     settings: Settings,
     accelerator: Any,
     should_stop: Callable[[], bool],
+    seed: str = "",
 ) -> tuple[float, int]:
     """Accumulate the gradients of a step; return its loss and the trained tokens.
 
@@ -197,7 +215,8 @@ def _backward(
         last = number == len(batches) - 1
         whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
         with nullcontext() if last else accelerator.no_sync(state.model), whole:
-            with accelerator.autocast():
+            noise = _noise(state, settings, members, sizes, seed)
+            with accelerator.autocast(), noise:
                 losses, weights, _ = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )
@@ -206,6 +225,21 @@ def _backward(
             accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
     return float(accelerator.reduce(total, "sum")), trained
+
+
+def _noise(
+    state: State, settings: Settings, members: Sequence[int], sizes: Sequence[int], seed: str
+) -> AbstractContextManager[None]:
+    """Return the context in which these rows of a step have NEFTune's noise, if any."""
+    if not settings.neftune_alpha:
+        return nullcontext()
+    return noisy_embeddings(
+        state.model,
+        settings.neftune_alpha,
+        [sizes[at] for at in members],
+        [f"{seed}/{at}" for at in members],
+        packing=settings.packing,
+    )
 
 
 def _clip(state: State, settings: Settings, accelerator: Any) -> float:

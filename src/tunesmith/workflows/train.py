@@ -225,6 +225,9 @@ class _Run:
             packed_capacity(longest, hidden, self.loaded.device.type),
             config.per_device_train_batch_size,
             lora_plus_ratio=config.lora_plus_ratio,
+            layer_lr_decay=config.layer_lr_decay,
+            optim=config.optim,
+            neftune_alpha=config.neftune_alpha,
         )
 
     def _state(self, settings: Settings) -> State:
