@@ -109,6 +109,8 @@ ALIASES: Mapping[str, str] = {
     "neftune_noise_alpha": "neftune_alpha",
     "layerwise_lr_decay": "layer_lr_decay",
     "llrd": "layer_lr_decay",
+    "patience": "early_stopping_patience",
+    "load_best": "load_best_model_at_end",
     "loraplus_lr_ratio": "lora_plus_ratio",
     "json": "json_output",
 }

@@ -129,7 +129,7 @@ class OptimOptions(Options):
     gradient_accumulation_steps: int = Field(default=2, ge=1)
     """Micro-batches of a step."""
     optim: Literal["adamw", "adafactor"] = "adamw"
-    """adafactor takes next to no memory; a rate such as 1e-3 suits it, being relative to weights."""
+    """adafactor takes next to no memory; its rate is relative to the weights: try 1e-3."""
     layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of a layer over that of the layer above it, such as 0.9; embeddings lie lowest."""
     lr_scheduler_type: Literal["linear", "cosine", "cosine_with_restarts", "constant"] = "cosine"
@@ -168,7 +168,11 @@ class RunOptions(OutputOptions):
     save_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] = 500
     """Steps between checkpoints, or epoch."""
     save_total_limit: int = Field(default=3, ge=2)
-    """Checkpoints kept."""
+    """Checkpoints kept, the best one among them if the run is to end with it."""
+    load_best_model_at_end: bool = False
+    """End with the model of the lowest held-out loss instead of the last one."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop after so many held-out losses without a better one, and end with the best model."""
     logging_steps: int = Field(default=10, ge=1)
     """Steps between lines of metrics."""
     report_to: Literal["tensorboard", "none"] = "tensorboard"

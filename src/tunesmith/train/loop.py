@@ -173,7 +173,12 @@ def fit(
             time.perf_counter() - began,
             tuple(picked),
         )
-    if state.ledger != Ledger.planned(plan, plan.total_steps):
+    check_ledger(state, plan, plan.total_steps)
+
+
+def check_ledger(state: State, plan: Plan, steps: int) -> None:
+    """Raise ``TrainingError`` if other rows were trained than those planned for so many steps."""
+    if state.ledger != Ledger.planned(plan, steps):
         raise TrainingError(
             f"The ledger does not add up: {state.ledger.count} rows were trained, "
             "not the planned ones in the planned order."

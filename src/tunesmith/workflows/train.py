@@ -19,6 +19,8 @@ from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.method import check_method, make_trainable, settle_adapter
 from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.progress import Progress, check_held_out, wants_best
+from tunesmith.workflows.resuming import checkpoint_to_resume
 from tunesmith.workflows.rows import Data, gather, split_shares
 from tunesmith.workflows.signals import stop_on_signals
 
@@ -37,7 +39,7 @@ class TrainResult:
     steps: int
     loss: float
     held_out_loss: float | None
-    """Nats a trained token, after the last step."""
+    """Nats a trained token, of the final model."""
 
 
 def command(resolved: Resolved[FineTuningConfig]) -> int:
@@ -77,6 +79,7 @@ def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
         )
     rows = _prepare(data.train, renderer, config)
     held = _prepare(data.held_out, renderer, config) if data.held_out else Prepared()
+    check_held_out(config, held.rows)
     _show_first(rows, renderer)
     with RunDir.create(
         config.output_dir,
@@ -161,7 +164,7 @@ class _Run:
         self.plan = make_plan(
             len(rows.rows), size, config.num_epochs, config.max_steps, config.seed
         )
-        self.best: float | None = None
+        self.progress = Progress()
         self.losses: list[float] = []
         self.records: list[dict[str, Any]] = []
 
@@ -177,10 +180,14 @@ class _Run:
             self._checkpoint(state)
             console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
             raise
-        held_loss = self._held_out_loss(state.step) if self.held.rows else None
+        held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
+        notes = self._early_stop(state)
         if self.accelerator.is_main_process:
             self._write_metrics()
+            if state.step != self.progress.best_step and self._take_best():
+                held_loss = self.progress.best
+                notes.append(f"final_model is the best one, of step {self.progress.best_step}.")
             finish(
                 Finished(
                     self.config,
@@ -192,14 +199,43 @@ class _Run:
                     self.run,
                     state.step,
                     held_loss,
-                    self.best,
+                    self.progress.best,
                     time.monotonic() - began,
+                    self.plan.total_steps,
+                    notes,
                 ),
                 before,
             )
         return TrainResult(
             self.run.path, self.run.final_model, state.step, self.losses[-1], held_loss
         )
+
+    def _take_best(self) -> bool:
+        """Go back to the best weights if the run is to end with them; say whether it did."""
+        from tunesmith.train import checkpoint
+
+        if not wants_best(self.config) or self.progress.best is None:
+            return False
+        path = self.run.checkpoints / checkpoint.name(self.progress.best_step)
+        try:
+            checkpoint.restore_weights(path, self.loaded.model)
+        except CheckpointError as failure:
+            console.warn(f"{failure} final_model is the last one; best_model holds the best.")
+            return False
+        return True
+
+    def _early_stop(self, state: State) -> list[str]:
+        """Check a run that stopped early, and return what there is to say about it."""
+        from tunesmith.train.loop import check_ledger
+
+        if state.step >= self.plan.total_steps:
+            return []
+        check_ledger(state, self.plan, state.step)
+        return [
+            f"Stopped early, after step {state.step} of {self.plan.total_steps}: the last "
+            f"{self.progress.since} held-out losses were not below {self.progress.best:.4f}, that "
+            f"of step {self.progress.best_step}."
+        ]
 
     def _settings(self) -> Settings:
         from tunesmith.train.batches import packed_capacity
@@ -240,34 +276,12 @@ class _Run:
         self.loaded.model = self.accelerator.unwrap_model(model)
         state = State(model, make_optimizer(model, settings))
         if config.resume is not None:
-            path = self._checkpoint_to_resume(config.resume)
+            path = checkpoint_to_resume(self.run, config.resume)
             extra = checkpoint.restore(path, state)
-            self.best, self.losses = extra["best"], extra["losses"]
-            self.records = extra["records"]
+            self.losses, self.records = extra["losses"], extra["records"]
+            self.progress = Progress.from_json(extra)
             console.say(f"Resumed from {path.name}.")
         return state
-
-    def _checkpoint_to_resume(self, wanted: str) -> Path:
-        from tunesmith.train import checkpoint
-
-        if wanted != "auto":
-            path = self.run.checkpoints / Path(wanted).name
-            if not path.is_dir():
-                names = ", ".join(p.name for _, p in checkpoint.steps(self.run.checkpoints))
-                raise CheckpointError(
-                    f"There is no checkpoint {wanted!r} in {self.run.path}.",
-                    expected=names or "a run with checkpoints",
-                )
-            return path
-        found, complaints = checkpoint.latest(self.run.checkpoints)
-        for complaint in complaints:
-            console.warn(complaint)
-        if found is None:
-            raise CheckpointError(
-                f"{self.run.path} holds no valid checkpoint to resume from.",
-                hint="the same command with --overwrite instead of --resume",
-            )
-        return found
 
     def _loop(self, state: State, settings: Settings) -> None:
         from tunesmith.train.loop import fit
@@ -275,6 +289,9 @@ class _Run:
         writer = self._tensorboard()
         total = self.plan.total_steps
         every = self.plan.steps_an_epoch
+        patience = self.config.early_stopping_patience
+        if self.progress.is_over(patience):
+            return  # a run that is resumed after it has stopped early
         with stop_on_signals() as stop, console.bar("training", total) as bar:
             bar.advance(state.step)
             steps = fit(
@@ -298,8 +315,11 @@ class _Run:
                 if self.held.rows and strategy != "no" and not last and done.step % period == 0:
                     self._held_out_loss(done.step, writer)
                 saves = every if self.config.save_steps == "epoch" else self.config.save_steps
-                if not last and done.step % int(saves) == 0:
+                best = wants_best(self.config) and self.progress.best_step == done.step
+                if not last and (best or done.step % int(saves) == 0):
                     self._checkpoint(state)
+                if self.progress.is_over(patience):
+                    break
         if writer is not None:
             writer.close()
 
@@ -332,13 +352,16 @@ class _Run:
         loss: float = sum(s for s, _ in sums) / sum(w for _, w in sums)
         self._record({"kind": "eval", "step": step, "loss": loss}, writer)
         console.say(f"  step {step}: held-out loss {loss:.4f}")
-        if self.best is None or loss < self.best:
-            self.best = loss
-            if self.accelerator.is_main_process:
-                from tunesmith.workflows.finish import save_model
+        if self.progress.note(step, loss) and self.accelerator.is_main_process:
+            from tunesmith.workflows.finish import save_model
 
-                save_model(self.loaded, self.renderer, self.run.best_model)
+            save_model(self.loaded, self.renderer, self.run.best_model)
         return loss
+
+    def _last_held_out_loss(self, step: int) -> float:
+        """Return the held-out loss after the last step, taken already or taken now."""
+        taken = [r["loss"] for r in self.records if (r["kind"], r["step"]) == ("eval", step)]
+        return float(taken[-1]) if taken else self._held_out_loss(step)
 
     def _checkpoint(self, state: State) -> None:
         from tunesmith.train import checkpoint
@@ -347,9 +370,10 @@ class _Run:
             return
         model = state.model
         state.model = self.loaded.model
-        extra = {"best": self.best, "losses": self.losses, "records": self.records}
+        extra = {"losses": self.losses, "records": self.records, **self.progress.to_json()}
         checkpoint.save(self.run.checkpoints, state, extra)
-        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit)
+        best = self.progress.best_step if wants_best(self.config) else None
+        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)
         state.model = model
         self._write_metrics()
 
