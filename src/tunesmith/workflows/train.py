@@ -151,11 +151,14 @@ class _Run:
         run: RunDir,
     ) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
         from tunesmith.train.batches import make_plan
 
         self.config, self.data, self.loaded, self.renderer = config, data, loaded, renderer
         self.rows, self.held, self.run = rows, held, run
+        # It remembers the precision of an earlier run in this process, and refuses another one.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=loaded.device.type == "cpu", mixed_precision=config.mixed_precision
         )
