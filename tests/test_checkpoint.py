@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,36 +22,53 @@ SETTINGS = Settings(1e-2, warmup=2, capacity=64)
 PLAN = Plan(rows=20, rows_a_step=8, total_steps=7, seed=3)
 
 
-def make_state(lora: bool) -> State:
+def make_state(lora: bool, settings: Settings = SETTINGS, **variant: bool) -> State:
     model = tiny_model("llama", attention_dropout=0.1)
     if lora:
-        model = add_lora(model, rank=4, alpha=8, dropout=0.2, seed=5)
-    return State(model, make_optimizer(model, SETTINGS))
+        model = add_lora(model, rank=4, alpha=8, dropout=0.2, seed=5, **variant)
+    return State(model, make_optimizer(model, settings))
 
 
-def steps(state: State):
-    return fit(state, make_rows(20), PLAN, SETTINGS, Accelerator(cpu=True))
+def steps(state: State, settings: Settings = SETTINGS):
+    return fit(state, make_rows(20), PLAN, settings, Accelerator(cpu=True))
 
 
 def weights(state: State) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in state.model.named_parameters()}
 
 
-@pytest.mark.parametrize("lora", [False, True])
+METHODS = {
+    "full": (False, {}, {}),
+    "lora": (True, {}, {}),
+    "rslora": (True, {"rslora": True}, {}),
+    "dora": (True, {"dora": True}, {}),
+    "pissa": (True, {"pissa": True}, {}),
+    "lora+": (True, {}, {"lora_plus_ratio": 8.0}),
+    "layer decay": (False, {}, {"layer_lr_decay": 0.5}),
+    "adafactor": (False, {}, {"optim": "adafactor"}),
+    "adafactor, lora": (True, {"dora": True}, {"optim": "adafactor", "lora_plus_ratio": 8.0}),
+    "neftune": (False, {}, {"neftune_alpha": 5.0}),
+}
+"""Whether LoRA, its variant, and further settings of the loop."""
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stops", [[3], [1, 4]])
 def test_interrupted_equals_uninterrupted_to_the_bit(
-    tmp_path: Path, lora: bool, stops: list[int]
+    tmp_path: Path, method: str, stops: list[int]
 ) -> None:
-    straight = make_state(lora)
-    losses = [done.loss for done in steps(straight)]
+    lora, variant, more = METHODS[method]
+    settings = replace(SETTINGS, **more)
+    straight = make_state(lora, settings, **variant)
+    losses = [done.loss for done in steps(straight, settings)]
     torch.manual_seed(99)  # whatever else draws random numbers must not matter
     resumed: list[float] = []
     for stop in [*stops, PLAN.total_steps]:
-        state = make_state(lora)
+        state = make_state(lora, settings, **variant)
         path, _ = checkpoint.latest(tmp_path)
         if path is not None:
             checkpoint.restore(path, state)
-        for done in steps(state):
+        for done in steps(state, settings):
             resumed.append(done.loss)
             if done.step == stop and stop != PLAN.total_steps:
                 break

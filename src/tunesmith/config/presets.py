@@ -97,6 +97,21 @@ ALIASES: Mapping[str, str] = {
     "use_lora": "lora",
     "use_peft": "lora",
     "lora_r": "lora_rank",
+    "rslora": "use_rslora",
+    "lora_use_rslora": "use_rslora",
+    "dora": "use_dora",
+    "lora_use_dora": "use_dora",
+    "peft_use_rslora": "use_rslora",
+    "peft_use_dora": "use_dora",
+    "peft_init_lora_weights": "lora_init",
+    "init_lora_weights": "lora_init",
+    "optimizer": "optim",
+    "neftune_noise_alpha": "neftune_alpha",
+    "layerwise_lr_decay": "layer_lr_decay",
+    "llrd": "layer_lr_decay",
+    "patience": "early_stopping_patience",
+    "load_best": "load_best_model_at_end",
+    "loraplus_lr_ratio": "lora_plus_ratio",
     "json": "json_output",
 }
 """Other names of a setting, in YAML and on the command line alike."""
@@ -126,6 +141,21 @@ RIVALS: Mapping[str, str] = {
 
 EXCLUSIVE = (("resume", "overwrite", "one goes on with a run, the other starts over"),)
 """Settings that contradict each other, and why."""
+
+NEEDS: Mapping[str, str] = dict.fromkeys(
+    (
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_target_modules",
+        "lora_init",
+        "use_rslora",
+        "use_dora",
+        "lora_plus_ratio",
+    ),
+    "lora",
+)
+"""Settings that do nothing without another one, so that giving them alone is a mistake."""
 
 SPLIT_AT_COMMAS = frozenset({"lora_target_modules", "rules"})
 """Lists whose values may also be written with commas; a path may have commas of its own."""

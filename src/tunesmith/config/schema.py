@@ -94,7 +94,7 @@ class LoraOptions(Options):
     """LoRA"""
 
     lora: bool = False
-    """Train a low-rank adapter and leave the weights as they are."""
+    """Train a low-rank adapter and leave the weights as they are; goes on in one that is given."""
     lora_rank: int = Field(default=16, ge=1)
     """Rank of the adapter."""
     lora_alpha: float | None = Field(default=None, gt=0)
@@ -103,6 +103,14 @@ class LoraOptions(Options):
     """Dropout on the adapter's input."""
     lora_target_modules: list[str] = Field(default_factory=list)
     """Names or endings of linear layers; all of them if unset."""
+    lora_init: Literal["default", "pissa"] = "default"
+    """pissa starts from the largest singular values; it wants a lower rate. Saved as plain LoRA."""
+    use_rslora: bool = False
+    """Scale by alpha over the root of the rank (rsLoRA): for high ranks."""
+    use_dora: bool = False
+    """Train the magnitude of each output apart from its direction (DoRA)."""
+    lora_plus_ratio: float = Field(default=1.0, gt=0)
+    """Rate of the adapter's B over that of its A (LoRA+), such as 16; 1 is plain LoRA."""
     freeze_ratio: float = Field(default=0.0, ge=0, le=1)
     """Share of the bottom layers, and the embeddings, left as they are."""
 
@@ -120,6 +128,10 @@ class OptimOptions(Options):
     """Rows of a micro-batch on one device."""
     gradient_accumulation_steps: int = Field(default=2, ge=1)
     """Micro-batches of a step."""
+    optim: Literal["adamw", "adafactor"] = "adamw"
+    """adafactor takes next to no memory; its rate is relative to the weights: try 1e-3."""
+    layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
+    """Rate of a layer over that of the layer above it, such as 0.9; embeddings lie lowest."""
     lr_scheduler_type: Literal["linear", "cosine", "cosine_with_restarts", "constant"] = "cosine"
     """Course of the learning rate."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -127,9 +139,11 @@ class OptimOptions(Options):
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
     """Warm-up as a share of the run, if no steps are given."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's decay; never on norms and biases."""
+    """Decay of weights at each step; never of norms and biases."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0 leaves them."""
+    neftune_alpha: float = Field(default=0.0, ge=0)
+    """Noise on the embeddings while training (NEFTune), such as 5; 0 is none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast of the forward pass."""
     gradient_checkpointing: bool = False
@@ -154,7 +168,11 @@ class RunOptions(OutputOptions):
     save_steps: Annotated[int, Field(ge=1)] | Literal["epoch"] = 500
     """Steps between checkpoints, or epoch."""
     save_total_limit: int = Field(default=3, ge=2)
-    """Checkpoints kept."""
+    """Checkpoints kept, the best one among them if the run is to end with it."""
+    load_best_model_at_end: bool = False
+    """End with the model of the lowest held-out loss instead of the last one."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop after so many held-out losses without a better one, and end with the best model."""
     logging_steps: int = Field(default=10, ge=1)
     """Steps between lines of metrics."""
     report_to: Literal["tensorboard", "none"] = "tensorboard"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,11 +53,18 @@ def add_lora(
     targets: Sequence[str] | None = None,
     base_name: str = "",
     seed: int = 0,
+    rslora: bool = False,
+    dora: bool = False,
+    pissa: bool = False,
 ) -> Any:
     """Put a fresh LoRA adapter on a model; everything else is frozen.
 
     ``targets`` are full names or endings of module names; all linear layers without it. Targets
     that match nothing are an error: training everything instead would be a silent disaster.
+
+    ``rslora`` scales by alpha/√rank, ``dora`` trains magnitudes of their own, ``pissa`` starts from
+    the largest singular values and takes them out of the weights, which makes the adapter useless
+    on the original base until ``save_as_plain_lora`` has converted it.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -75,7 +84,12 @@ def add_lora(
             expected=f"names such as {', '.join(endings)}",
             hint="leave --lora-target-modules out to take all linear layers",
         )
+    if pissa:
+        _check_rank(model, chosen, rank)
     config = LoraConfig(
+        use_rslora=rslora,
+        use_dora=dora,
+        init_lora_weights="pissa" if pissa else True,
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
@@ -89,6 +103,48 @@ def add_lora(
     if base_name:
         adapted.peft_config["default"].base_model_name_or_path = base_name
     return adapted
+
+
+def _check_rank(model: Any, chosen: Sequence[str], rank: int) -> None:
+    sizes = {name: min(model.get_submodule(name).weight.shape) for name in chosen}
+    name, least = min(sizes.items(), key=lambda item: item[1])
+    if rank > least:
+        raise ModelError(
+            f"{name} has {least} singular values, fewer than the rank {rank} of PiSSA.",
+            hint=f"--lora-rank {least}",
+        )
+
+
+def factors(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of an adapter's matrices by the names that they are saved under."""
+    from peft import get_peft_model_state_dict
+
+    saved = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: value.detach().clone() for name, value in saved.items()}
+
+
+def save_as_plain_lora(folder: Path, start: Mapping[str, torch.Tensor]) -> None:
+    """Rewrite a saved PiSSA adapter as one of twice the rank for the base as it was.
+
+    PiSSA took B₀A₀ out of the weights, so what training changed is BA - B₀A₀, the product of
+    [B, -B₀] and [A; A₀]. ``start`` are the matrices before the first step.
+    """
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "adapter_model.safetensors"
+    whole = load_file(path)
+    for name, value in whole.items():
+        first = start[name].to("cpu", value.dtype)
+        joined = [value, first] if ".lora_A." in name else [value, -first]
+        whole[name] = torch.cat(joined, 0 if ".lora_A." in name else 1).contiguous()
+    save_file(whole, path, metadata={"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config["init_lora_weights"] = True
+    config["r"] *= 2
+    # The scale stays: alpha/rank, or with rsLoRA alpha/√rank.
+    config["lora_alpha"] *= 2**0.5 if config["use_rslora"] else 2
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
 def blocks(model: Any) -> torch.nn.ModuleList:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class LoadedModel:
     ref: ModelRef
     device: torch.device
     dtype: torch.dtype
+    taken_out: dict[str, torch.Tensor] = field(default_factory=dict)
+    """The matrices that PiSSA took out of the weights, by the names that they are saved under."""
 
     @property
     def max_positions(self) -> int:

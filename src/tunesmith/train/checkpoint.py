@@ -89,11 +89,22 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
 
 def restore(path: Path, state: State) -> dict[str, Any]:
     """Put a verified checkpoint into ``state`` and return the caller's ``extra``."""
+    restore_weights(path, state.model)
+    content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    _unflat(state.optimizer, load_file(path / "optimizer.safetensors"), content["optimizer"])
+    state.step = int(content["step"])
+    state.ledger = Ledger(int(content["ledger"]["count"]), str(content["ledger"]["digest"]))
+    extra: dict[str, Any] = content["extra"]
+    return extra
+
+
+def restore_weights(path: Path, model: Any) -> None:
+    """Put the weights of a checkpoint, and nothing else of it, into a model, once verified."""
     fault = verify(path)
     if fault is not None:
         raise CheckpointError(f"The checkpoint {path} is broken: {fault}.")
     trained = load_file(path / "model.safetensors")
-    own = {key: value for key, value in state.model.named_parameters() if value.requires_grad}
+    own = {key: value for key, value in model.named_parameters() if value.requires_grad}
     if set(own) != set(trained):
         odd = sorted(set(own) ^ set(trained))[:3]
         raise CheckpointError(
@@ -103,23 +114,20 @@ def restore(path: Path, state: State) -> dict[str, Any]:
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(trained[key])
-    content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    _unflat(state.optimizer, load_file(path / "optimizer.safetensors"), content["optimizer"])
-    state.step = int(content["step"])
-    state.ledger = Ledger(int(content["ledger"]["count"]), str(content["ledger"]["digest"]))
-    extra: dict[str, Any] = content["extra"]
-    return extra
 
 
-def prune(folder: Path, keep: int) -> list[Path]:
+def prune(folder: Path, keep: int, best: int | None = None) -> list[Path]:
     """Delete the oldest checkpoints beyond ``keep`` (at least two) and half-written ones.
 
-    Nothing is deleted unless the newest verifies; those that do not verify count for nothing.
+    That of the step ``best`` stays and is one of those kept. Nothing is deleted unless the newest
+    verifies; those that do not verify count for nothing.
     """
     newest, _ = latest(folder)
     if newest is None:
         return []
-    gone = [path for _, path in steps(folder)[max(keep, KEPT_AT_LEAST) :] if path != newest]
+    found = [(step, path) for step, path in steps(folder) if step != best]
+    keep -= len(found) < len(steps(folder))
+    gone = [path for _, path in found[max(keep, KEPT_AT_LEAST) :] if path != newest]
     gone += list(folder.glob(".checkpoint-step-*"))
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 
 from tunesmith.errors import Interrupted, TrainingError
 from tunesmith.train.batches import Plan, pack
+from tunesmith.train.groups import parameter_groups
 from tunesmith.train.losses import lengths, packed_rows, token_losses
+from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.schedule import factor
 from tunesmith.types import Encoded
 
@@ -34,6 +36,14 @@ class Settings:
     """Tokens of one packed sequence; rows of one sequence in all if not packed."""
     rows_a_micro_batch: int = 1
     """Only without packing: rows of one padded batch."""
+    lora_plus_ratio: float = 1.0
+    """Rate of LoRA's B over that of A."""
+    layer_lr_decay: float = 1.0
+    """Rate of a layer over that of the layer above it."""
+    optim: str = "adamw"
+    """adamw or adafactor."""
+    neftune_alpha: float = 0.0
+    """Noise on the embeddings; 0 is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ class StepResult:
     loss: float
     """Nats a trained token, over the whole step."""
     learning_rate: float
+    """The schedule's; groups with a rate of their own follow it in proportion."""
     grad_norm: float
     tokens: int
     """Prompt and completion tokens, no padding."""
@@ -87,16 +98,17 @@ class State:
 
 
 def make_optimizer(model: Any, settings: Settings) -> torch.optim.Optimizer:
-    """Return AdamW (fused) over what is trained; norms and biases are not decayed."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
-        raise TrainingError("Nothing of the model is trained.", hint="lower --freeze-ratio")
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    """Return the optimiser over what is trained, each group at its own rate and decay."""
+    groups = parameter_groups(
+        model,
+        settings.learning_rate,
+        settings.weight_decay,
+        lora_plus=settings.lora_plus_ratio,
+        layer_decay=settings.layer_lr_decay,
+    )
+    if settings.optim == "adafactor":
+        return torch.optim.Adafactor(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def fit(
@@ -119,16 +131,21 @@ def fit(
     while state.step < plan.total_steps:
         began = time.perf_counter()
         picked = plan.step_rows(state.step)
-        rate = settings.learning_rate * factor(
-            settings.schedule, state.step, plan.total_steps, settings.warmup
-        )
+        share = factor(settings.schedule, state.step, plan.total_steps, settings.warmup)
         for group in state.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["initial_lr"] * share
         # Dropout draws from a stream of its own for each step, so no random state has to be saved.
         with torch.random.fork_rng():
             torch.manual_seed(_step_seed(plan.seed, state.step, accelerator.process_index))
             loss, trained = _backward(
-                state, rows, picked, sizes, settings, accelerator, should_stop
+                state,
+                rows,
+                picked,
+                sizes,
+                settings,
+                accelerator,
+                should_stop,
+                seed=f"{plan.seed}/{state.step}",
             )
         norm = _clip(state, settings, accelerator)
         if not (
@@ -149,14 +166,19 @@ def fit(
             state.step,
             state.step / plan.steps_an_epoch,
             loss,
-            rate,
+            settings.learning_rate * share,
             norm,
             sum(sizes[at] for at in picked),
             trained,
             time.perf_counter() - began,
             tuple(picked),
         )
-    if state.ledger != Ledger.planned(plan, plan.total_steps):
+    check_ledger(state, plan, plan.total_steps)
+
+
+def check_ledger(state: State, plan: Plan, steps: int) -> None:
+    """Raise ``TrainingError`` if other rows were trained than those planned for so many steps."""
+    if state.ledger != Ledger.planned(plan, steps):
         raise TrainingError(
             f"The ledger does not add up: {state.ledger.count} rows were trained, "
             "not the planned ones in the planned order."
@@ -171,6 +193,7 @@ def _backward(
     settings: Settings,
     accelerator: Any,
     should_stop: Callable[[], bool],
+    seed: str = "",
 ) -> tuple[float, int]:
     """Accumulate the gradients of a step; return its loss and the trained tokens.
 
@@ -197,7 +220,8 @@ def _backward(
         last = number == len(batches) - 1
         whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
         with nullcontext() if last else accelerator.no_sync(state.model), whole:
-            with accelerator.autocast():
+            noise = _noise(state, settings, members, sizes, seed)
+            with accelerator.autocast(), noise:
                 losses, weights, _ = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )
@@ -206,6 +230,21 @@ def _backward(
             accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
     return float(accelerator.reduce(total, "sum")), trained
+
+
+def _noise(
+    state: State, settings: Settings, members: Sequence[int], sizes: Sequence[int], seed: str
+) -> AbstractContextManager[None]:
+    """Return the context in which these rows of a step have NEFTune's noise, if any."""
+    if not settings.neftune_alpha:
+        return nullcontext()
+    return noisy_embeddings(
+        state.model,
+        settings.neftune_alpha,
+        [sizes[at] for at in members],
+        [f"{seed}/{at}" for at in members],
+        packing=settings.packing,
+    )
 
 
 def _clip(state: State, settings: Settings, accelerator: Any) -> float:

@@ -38,6 +38,10 @@ class Finished:
     held_loss: float | None
     best: float | None
     seconds: float
+    planned_steps: int
+    """More than ``steps`` if the run stopped early."""
+    notes: Sequence[str]
+    """What else there is to say about how it ended."""
 
 
 def baseline(
@@ -75,11 +79,13 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
     from tunesmith.workflows.report import write_report
 
     save_model(done.loaded, done.renderer, done.run.final_model)
-    sentences: list[str] = []
+    sentences: list[str] = list(done.notes)
+    losses: list[str] = []
     if before:
         after = byte_losses(done.loaded, done.renderer, done.held)
         compared = compare_losses(before, after)
-        sentences.append(compared.sentence())
+        losses.append(compared.sentence())
+        sentences += losses
         if done.best is not None and done.held_loss is not None and done.best < done.held_loss:
             sentences.append(
                 f"The lowest held-out loss was {done.best:.4f} nats per token (best_model), the "
@@ -92,6 +98,8 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
         "task": done.config.task,
         "model": done.loaded.ref.described,
         "steps": done.steps,
+        "planned steps": done.planned_steps,
+        "stopped early": done.steps < done.planned_steps,
         "seconds": round(done.seconds, 1),
         "versions": versions(),
         "hashes": {
@@ -102,7 +110,7 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
             "training": done.rows.counts(),
             "held out": {**done.held.counts(), "also in training, left out": done.data.repeated},
         },
-        "losses": sentences[:1] if before else [],
+        "losses": losses,
         "contamination": contamination,
         "finished": True,
     }
@@ -118,10 +126,14 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
 
 def save_model(loaded: LoadedModel, renderer: Renderer, folder: Path) -> None:
     """Write a model folder in one move: safetensors, tokenizer, the one template, stop tokens."""
+    from tunesmith.models.adapters import save_as_plain_lora
+
     with whole_folder(folder) as partial:
         loaded.tokenizer.chat_template = renderer.template
         loaded.model.generation_config.eos_token_id = list(renderer.stop_ids)
         loaded.model.save_pretrained(partial, **_adapter_only(loaded.model))
+        if loaded.taken_out:
+            save_as_plain_lora(partial, loaded.taken_out)
         loaded.tokenizer.save_pretrained(partial)
         loaded.model.generation_config.save_pretrained(partial)
 

@@ -17,7 +17,10 @@ from tunesmith.errors import CheckpointError, Interrupted, UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
+from tunesmith.workflows.method import check_method, make_trainable, settle_adapter
 from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.progress import Progress, check_held_out, wants_best
+from tunesmith.workflows.resuming import checkpoint_to_resume
 from tunesmith.workflows.rows import Data, gather, split_shares
 from tunesmith.workflows.signals import stop_on_signals
 
@@ -36,7 +39,7 @@ class TrainResult:
     steps: int
     loss: float
     held_out_loss: float | None
-    """Nats a trained token, after the last step."""
+    """Nats a trained token, of the final model."""
 
 
 def command(resolved: Resolved[FineTuningConfig]) -> int:
@@ -57,10 +60,12 @@ def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
 
     config = resolved.options
     console.set_level(config.log_level)
+    check_method(resolved)
     changed = [[name, value, source] for name, value, source in resolved.describe()]
     console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
     data = gather(config, get_task(config.task))
     loaded, renderer = open_model(config, trainable=True)
+    config = settle_adapter(config, resolved.sources, loaded)
     if config.max_length > loaded.max_positions:
         chosen = resolved.sources.get("max_length", "default")
         if chosen == "default" or chosen.startswith("task"):
@@ -74,6 +79,7 @@ def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
         )
     rows = _prepare(data.train, renderer, config)
     held = _prepare(data.held_out, renderer, config) if data.held_out else Prepared()
+    check_held_out(config, held.rows)
     _show_first(rows, renderer)
     with RunDir.create(
         config.output_dir,
@@ -145,11 +151,14 @@ class _Run:
         run: RunDir,
     ) -> None:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
 
         from tunesmith.train.batches import make_plan
 
         self.config, self.data, self.loaded, self.renderer = config, data, loaded, renderer
         self.rows, self.held, self.run = rows, held, run
+        # It remembers the precision of an earlier run in this process, and refuses another one.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=loaded.device.type == "cpu", mixed_precision=config.mixed_precision
         )
@@ -158,7 +167,7 @@ class _Run:
         self.plan = make_plan(
             len(rows.rows), size, config.num_epochs, config.max_steps, config.seed
         )
-        self.best: float | None = None
+        self.progress = Progress()
         self.losses: list[float] = []
         self.records: list[dict[str, Any]] = []
 
@@ -174,10 +183,14 @@ class _Run:
             self._checkpoint(state)
             console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
             raise
-        held_loss = self._held_out_loss(state.step) if self.held.rows else None
+        held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
+        notes = self._early_stop(state)
         if self.accelerator.is_main_process:
             self._write_metrics()
+            if state.step != self.progress.best_step and self._take_best():
+                held_loss = self.progress.best
+                notes.append(f"final_model is the best one, of step {self.progress.best_step}.")
             finish(
                 Finished(
                     self.config,
@@ -189,14 +202,43 @@ class _Run:
                     self.run,
                     state.step,
                     held_loss,
-                    self.best,
+                    self.progress.best,
                     time.monotonic() - began,
+                    self.plan.total_steps,
+                    notes,
                 ),
                 before,
             )
         return TrainResult(
             self.run.path, self.run.final_model, state.step, self.losses[-1], held_loss
         )
+
+    def _take_best(self) -> bool:
+        """Go back to the best weights if the run is to end with them; say whether it did."""
+        from tunesmith.train import checkpoint
+
+        if not wants_best(self.config) or self.progress.best is None:
+            return False
+        path = self.run.checkpoints / checkpoint.name(self.progress.best_step)
+        try:
+            checkpoint.restore_weights(path, self.loaded.model)
+        except CheckpointError as failure:
+            console.warn(f"{failure} final_model is the last one; best_model holds the best.")
+            return False
+        return True
+
+    def _early_stop(self, state: State) -> list[str]:
+        """Check a run that stopped early, and return what there is to say about it."""
+        from tunesmith.train.loop import check_ledger
+
+        if state.step >= self.plan.total_steps:
+            return []
+        check_ledger(state, self.plan, state.step)
+        return [
+            f"Stopped early, after step {state.step} of {self.plan.total_steps}: the last "
+            f"{self.progress.since} held-out losses were not below {self.progress.best:.4f}, that "
+            f"of step {self.progress.best_step}."
+        ]
 
     def _settings(self) -> Settings:
         from tunesmith.train.batches import packed_capacity
@@ -221,71 +263,28 @@ class _Run:
             config.packing,
             packed_capacity(longest, hidden, self.loaded.device.type),
             config.per_device_train_batch_size,
+            lora_plus_ratio=config.lora_plus_ratio,
+            layer_lr_decay=config.layer_lr_decay,
+            optim=config.optim,
+            neftune_alpha=config.neftune_alpha,
         )
 
     def _state(self, settings: Settings) -> State:
-        from tunesmith.models.adapters import (
-            add_lora,
-            count,
-            freeze_bottom,
-            recompute_activations,
-        )
         from tunesmith.train import checkpoint
         from tunesmith.train.loop import State, make_optimizer
 
-        config, model = self.config, self.loaded.model
-        what = "full fine-tuning"
-        if self.loaded.ref.adapter:
-            what = "going on in the adapter"
-        elif config.lora:
-            what = f"LoRA of rank {config.lora_rank}"
-            model = add_lora(
-                model,
-                rank=config.lora_rank,
-                alpha=config.lora_alpha or 2.0 * config.lora_rank,
-                dropout=config.lora_dropout,
-                targets=config.lora_target_modules,
-                base_name=self.loaded.ref.path,
-                seed=config.seed,
-            )
-        if config.freeze_ratio:
-            frozen = freeze_bottom(model, config.freeze_ratio)
-            what += f", {frozen} bottom layers and the embeddings frozen"
-        console.say(f"Trained: {count(model, what)}.")
-        if config.gradient_checkpointing:
-            recompute_activations(model)
-        model = self.accelerator.prepare_model(model)
+        config = self.config
+        console.say(f"Trained: {make_trainable(config, self.loaded)}.")
+        model = self.accelerator.prepare_model(self.loaded.model)
         self.loaded.model = self.accelerator.unwrap_model(model)
         state = State(model, make_optimizer(model, settings))
         if config.resume is not None:
-            path = self._checkpoint_to_resume(config.resume)
+            path = checkpoint_to_resume(self.run, config.resume)
             extra = checkpoint.restore(path, state)
-            self.best, self.losses = extra["best"], extra["losses"]
-            self.records = extra["records"]
+            self.losses, self.records = extra["losses"], extra["records"]
+            self.progress = Progress.from_json(extra)
             console.say(f"Resumed from {path.name}.")
         return state
-
-    def _checkpoint_to_resume(self, wanted: str) -> Path:
-        from tunesmith.train import checkpoint
-
-        if wanted != "auto":
-            path = self.run.checkpoints / Path(wanted).name
-            if not path.is_dir():
-                names = ", ".join(p.name for _, p in checkpoint.steps(self.run.checkpoints))
-                raise CheckpointError(
-                    f"There is no checkpoint {wanted!r} in {self.run.path}.",
-                    expected=names or "a run with checkpoints",
-                )
-            return path
-        found, complaints = checkpoint.latest(self.run.checkpoints)
-        for complaint in complaints:
-            console.warn(complaint)
-        if found is None:
-            raise CheckpointError(
-                f"{self.run.path} holds no valid checkpoint to resume from.",
-                hint="the same command with --overwrite instead of --resume",
-            )
-        return found
 
     def _loop(self, state: State, settings: Settings) -> None:
         from tunesmith.train.loop import fit
@@ -293,6 +292,9 @@ class _Run:
         writer = self._tensorboard()
         total = self.plan.total_steps
         every = self.plan.steps_an_epoch
+        patience = self.config.early_stopping_patience
+        if self.progress.is_over(patience):
+            return  # a run that is resumed after it has stopped early
         with stop_on_signals() as stop, console.bar("training", total) as bar:
             bar.advance(state.step)
             steps = fit(
@@ -316,8 +318,11 @@ class _Run:
                 if self.held.rows and strategy != "no" and not last and done.step % period == 0:
                     self._held_out_loss(done.step, writer)
                 saves = every if self.config.save_steps == "epoch" else self.config.save_steps
-                if not last and done.step % int(saves) == 0:
+                best = wants_best(self.config) and self.progress.best_step == done.step
+                if not last and (best or done.step % int(saves) == 0):
                     self._checkpoint(state)
+                if self.progress.is_over(patience):
+                    break
         if writer is not None:
             writer.close()
 
@@ -350,13 +355,16 @@ class _Run:
         loss: float = sum(s for s, _ in sums) / sum(w for _, w in sums)
         self._record({"kind": "eval", "step": step, "loss": loss}, writer)
         console.say(f"  step {step}: held-out loss {loss:.4f}")
-        if self.best is None or loss < self.best:
-            self.best = loss
-            if self.accelerator.is_main_process:
-                from tunesmith.workflows.finish import save_model
+        if self.progress.note(step, loss) and self.accelerator.is_main_process:
+            from tunesmith.workflows.finish import save_model
 
-                save_model(self.loaded, self.renderer, self.run.best_model)
+            save_model(self.loaded, self.renderer, self.run.best_model)
         return loss
+
+    def _last_held_out_loss(self, step: int) -> float:
+        """Return the held-out loss after the last step, taken already or taken now."""
+        taken = [r["loss"] for r in self.records if (r["kind"], r["step"]) == ("eval", step)]
+        return float(taken[-1]) if taken else self._held_out_loss(step)
 
     def _checkpoint(self, state: State) -> None:
         from tunesmith.train import checkpoint
@@ -365,9 +373,10 @@ class _Run:
             return
         model = state.model
         state.model = self.loaded.model
-        extra = {"best": self.best, "losses": self.losses, "records": self.records}
+        extra = {"losses": self.losses, "records": self.records, **self.progress.to_json()}
         checkpoint.save(self.run.checkpoints, state, extra)
-        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit)
+        best = self.progress.best_step if wants_best(self.config) else None
+        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)
         state.model = model
         self._write_metrics()
 

@@ -1,0 +1,68 @@
+"""What the held-out losses of a run say: the best so far, and whether it is time to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from tunesmith.config.schema import FineTuningConfig
+from tunesmith.errors import UsageError
+
+
+@dataclass(slots=True)
+class Progress:
+    """The held-out losses so far, as far as decisions need them; kept in every checkpoint."""
+
+    best: float | None = None
+    """The lowest one, in nats per trained token."""
+    best_step: int = 0
+    since: int = 0
+    """How many were taken since the best one."""
+
+    def note(self, step: int, loss: float) -> bool:
+        """Take a held-out loss into account; return whether it is the best so far."""
+        if loss == loss and (self.best is None or loss < self.best):
+            self.best, self.best_step, self.since = loss, step, 0
+            return True
+        self.since += 1
+        return False
+
+    def is_over(self, patience: int | None) -> bool:
+        """Say whether that many losses in a row brought nothing better."""
+        return patience is not None and self.since >= patience
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        """Return what a checkpoint has kept; older ones know the best loss alone."""
+        return cls(**{field.name: kept[field.name] for field in fields(cls) if field.name in kept})
+
+
+def wants_best(config: FineTuningConfig) -> bool:
+    """Say whether the run ends with its best model instead of its last."""
+    return config.load_best_model_at_end or config.early_stopping_patience is not None
+
+
+def check_held_out(config: FineTuningConfig, held_out: Sequence[Any]) -> None:
+    """Refuse to look for the best model where nothing is measured on the way."""
+    if not wants_best(config):
+        return
+    asked = (
+        "--load-best-model-at-end"
+        if config.load_best_model_at_end
+        else f"--early-stopping-patience {config.early_stopping_patience}"
+    )
+    if config.eval_strategy == "no":
+        raise UsageError(
+            f"{asked} goes by the held-out loss, and --eval-strategy no takes none on the way.",
+            hint="--eval-strategy steps or epoch",
+        )
+    if not held_out:
+        raise UsageError(
+            f"{asked} goes by the held-out loss, and this run holds no rows out.",
+            hint="--validation-split 0.1, or --eval-dataset",
+        )

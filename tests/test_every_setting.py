@@ -1,0 +1,178 @@
+"""Every setting of a training run changes something that can be seen: no flag does nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tunesmith
+from test_workflows import write_rows
+from tiny_models import tiny_model, tiny_tokenizer
+from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions
+from tunesmith.train import loop
+from tunesmith.workflows import train as workflow
+
+LORA = {"lora": True, "lora_rank": 4}
+OFTEN = {"eval_steps": 1}
+UNITS = {"task": "units", "eval_questions": 1, "max_length": 200}
+
+TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("lora", True, {}, "trained"),
+    ("lora_rank", 8, LORA, "shapes"),
+    ("lora_alpha", 64.0, LORA, "losses"),
+    ("lora_dropout", 0.5, LORA, "losses"),
+    ("lora_target_modules", ["q_proj"], LORA, "trained"),
+    ("lora_init", "pissa", LORA, "losses"),
+    ("use_rslora", True, LORA, "losses"),
+    ("use_dora", True, LORA, "trained"),
+    ("lora_plus_ratio", 8.0, LORA, "groups"),
+    ("freeze_ratio", 0.5, {}, "trained"),
+    ("learning_rate", 0.02, {}, "groups"),
+    ("num_epochs", 2, {}, "rows"),
+    ("max_steps", 5, {}, "rows"),
+    ("per_device_train_batch_size", 2, {}, "rows"),
+    ("per_device_train_batch_size", 1, {"packing": False}, "batches"),
+    ("gradient_accumulation_steps", 2, {}, "rows"),
+    ("optim", "adafactor", {}, "optimizer"),
+    ("layer_lr_decay", 0.5, {}, "groups"),
+    ("lr_scheduler_type", "linear", {}, "rates"),
+    ("warmup_steps", 1, {"max_steps": 20}, "rates"),
+    ("warmup_ratio", 0.5, {}, "rates"),
+    ("weight_decay", 0.5, {}, "groups"),
+    ("max_grad_norm", 0.01, {"optim": "adafactor"}, "losses"),
+    ("neftune_alpha", 5.0, {}, "losses"),
+    ("mixed_precision", "bf16", {}, "losses"),
+    ("gradient_checkpointing", True, {}, "recomputes"),
+    ("seed", 1, {}, "rows"),
+    ("output_dir", "elsewhere", {}, "files"),
+    ("run_name", "other", {}, "files"),
+    ("eval_strategy", "no", OFTEN, "held out"),
+    ("eval_strategy", "epoch", OFTEN, "held out"),
+    ("eval_steps", 2, {}, "held out"),
+    ("save_steps", 2, {}, "files"),
+    ("save_total_limit", 2, {"save_steps": 1}, "files"),
+    ("load_best_model_at_end", True, OFTEN, "files"),
+    ("early_stopping_patience", 1, OFTEN, "files"),
+    ("logging_steps", 1, {}, "lines"),
+    ("report_to", "tensorboard", {}, "files"),
+    ("eval_questions", 2, UNITS, "answers"),
+    ("packing", False, {}, "batches"),
+    ("assistant_only_loss", False, {}, "trained tokens"),
+    ("validation_split", 0.3, {}, "rows"),
+    ("max_rows", 12, {}, "rows"),
+]
+"""A setting, another value, the settings that it acts among, and what changes."""
+
+ELSEWHERE = {
+    "resume": "test_workflows and test_methods: goes on to the same weights",
+    "overwrite": "test_rundir: replaces the folder",
+    "log_level": "test_cli: what is shown",
+}
+"""Settings that change what a second command does, or nothing of the run."""
+
+Observe = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def observe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observe]:
+    """Return a function that trains and says what could be seen; a run is made once."""
+    home = tmp_path_factory.mktemp("settings")
+    seen: dict[str, dict[str, Any]] = {}
+    numbers = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("TUNESMITH_CACHE", str(home / "cache"))
+        write_rows("rows.jsonl")
+        tiny_model("llama").save_pretrained("base")
+        tiny_tokenizer().save_pretrained("base")
+
+        def once(settings: dict[str, Any]) -> dict[str, Any]:
+            key = json.dumps(settings, sort_keys=True)
+            if key not in seen:
+                with pytest.MonkeyPatch.context() as inner:
+                    inner.chdir(home)
+                    seen[key] = run_and_look(settings, inner, Path(f"out{next(numbers)}"))
+            return seen[key]
+
+        yield once
+
+
+def run_and_look(
+    settings: dict[str, Any], patch: pytest.MonkeyPatch, folder: Path
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"batches": [], "rows": [], "rates": [], "losses": []}
+    found["trained tokens"] = []
+    make, fit, losses, finish = (
+        loop.make_optimizer,
+        loop.fit,
+        loop.token_losses,
+        workflow.finish,
+    )
+
+    def make_optimizer(model: Any, given: Any) -> Any:
+        made = make(model, given)
+        trained = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+        found["trained"], found["shapes"] = sorted(trained), sorted(trained.values())
+        found["optimizer"] = type(made).__name__
+        found["groups"] = [
+            (g["initial_lr"], g["weight_decay"], len(g["params"])) for g in made.param_groups
+        ]
+        return made
+
+    def all_steps(*given: Any, **more: Any) -> Iterator[Any]:
+        for done in fit(*given, **more):
+            found["rows"].append(done.rows)
+            found["rates"].append(done.learning_rate)
+            found["losses"].append(done.loss)
+            found["trained tokens"].append(done.trained_tokens)
+            yield done
+
+    def token_losses(model: Any, rows: Any, device: Any, *, packing: bool = True) -> Any:
+        found["batches"].append((len(rows), packing))
+        return losses(model, rows, device, packing=packing)
+
+    def look(done: Any, before: Any) -> None:
+        found["recomputes"] = done.loaded.model.is_gradient_checkpointing
+        finish(done, before)
+
+    patch.setattr(loop, "make_optimizer", make_optimizer)
+    patch.setattr(loop, "fit", all_steps)
+    patch.setattr(loop, "token_losses", token_losses)
+    patch.setattr(workflow, "finish", look)
+    folder.mkdir()
+    patch.chdir(folder)
+    common = {"dataset": "../rows.jsonl", "model": "../base", "max_steps": 4, "report_to": "none"}
+    common |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    common |= {"learning_rate": 0.01, "log_level": "error", "num_workers": 1}
+    if "num_epochs" in settings:
+        del common["max_steps"]
+    run = tunesmith.train(**{**common, **settings}).run
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found["lines"] = sum(r["kind"] == "train" for r in records)
+    found["held out"] = [r["step"] for r in records if r["kind"] == "eval"]
+    files = {str(path) for path in run.rglob("*") if "events.out" not in path.name}
+    found["files"] = sorted(files)
+    answers = run / "eval" / "tuned" / "attempts.jsonl"
+    found["answers"] = len(answers.read_text().splitlines()) if answers.is_file() else 0
+    return found
+
+
+@pytest.mark.parametrize(("name", "value", "among", "changes"), TABLE, ids=str)
+def test_a_setting_changes_what_it_says(
+    name: str, value: Any, among: dict[str, Any], changes: str, observe: Observe
+) -> None:
+    before, after = observe(among), observe({**among, name: value})
+    assert before[changes] or changes == "recomputes", f"nothing of {changes} was seen"
+    assert before[changes] != after[changes], f"{name} changes no {changes}"
+
+
+def test_the_table_is_complete() -> None:
+    known = {n for kind in (LoraOptions, OptimOptions, RunOptions) for n in kind.model_fields}
+    tabled = {name for name, *_ in TABLE}
+    assert sorted(known - tabled - set(ELSEWHERE)) == []
+    assert not tabled & set(ELSEWHERE)
