@@ -45,6 +45,9 @@ VERBS = {
     "train": Verb(
         "fine-tune a model: full, LoRA or frozen layers", "schema.FineTuningConfig", "train"
     ),
+    "find-lr": Verb(
+        "find a learning rate by a sweep", "schema_before.FindRateOptions", "find_rate"
+    ),
     "eval": Verb("ask a model a task's questions and grade it", "schema.EvalOptions", "evaluate"),
     "sample": Verb("sample, verify and select reasoning paths", "schema.SampleOptions", "sample"),
     "generate": Verb("answer one prompt", "schema.GenerateOptions", "generate", ("prompt",)),
