@@ -16,3 +16,12 @@ class FindRateOptions(FineTuningConfig):
     """Rate of the last step, unless the loss diverges before."""
     lr_steps: int = Field(default=120, ge=16, le=2000)
     """Steps of the sweep; the learning-rate schedule, epochs and warm-up do not apply to it."""
+
+
+class EstimateOptions(FineTuningConfig):
+    """Everything that ``tunesmith estimate`` knows."""
+
+    probe_steps: int = Field(default=3, ge=0, le=100)
+    """Real steps that are timed, besides two of the longest; 0 leaves it at arithmetic."""
+    compare: str | None = None
+    """Folder of a finished run with the same settings: show predicted against measured."""

@@ -38,6 +38,10 @@ class Finished:
     held_loss: float | None
     best: float | None
     seconds: float
+    peak_bytes: int
+    """Most memory held until the last step: of the process, or allocated on the GPU."""
+    steps_here: int
+    """Steps that this process made; fewer than ``steps`` after a resume."""
 
 
 def baseline(
@@ -93,6 +97,11 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
         "model": done.loaded.ref.described,
         "steps": done.steps,
         "seconds": round(done.seconds, 1),
+        "measured": {
+            "peak_bytes": done.peak_bytes,
+            "seconds": round(done.seconds, 3),
+            "steps": done.steps_here,
+        },
         "versions": versions(),
         "hashes": {
             "final_model": hash_tree(done.run.final_model),

@@ -83,10 +83,12 @@ class _Run:
 
     def go(self) -> TrainResult:
         """Train to the end, or to a signal, and leave a finished run."""
+        from tunesmith.models.memory import peak_bytes
+
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
         before = baseline(self.loaded, self.renderer, self.data, self.held, self.run, self.config)
         state = self._state(settings)
-        began = time.monotonic()
+        first, began = state.step, time.monotonic()
         try:
             self._loop(state, settings)
         except Interrupted:
@@ -95,6 +97,7 @@ class _Run:
             raise
         held_loss = self._held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
+        seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
         if self.accelerator.is_main_process:
             self._write_metrics()
             finish(
@@ -109,7 +112,9 @@ class _Run:
                     state.step,
                     held_loss,
                     self.best,
-                    time.monotonic() - began,
+                    seconds,
+                    peak,
+                    state.step - first,
                 ),
                 before,
             )
