@@ -45,6 +45,12 @@ VERBS = {
     "train": Verb(
         "fine-tune a model: full, LoRA or frozen layers", "schema.FineTuningConfig", "train"
     ),
+    "find-lr": Verb(
+        "find a learning rate by a sweep", "schema_before.FindRateOptions", "find_rate"
+    ),
+    "estimate": Verb(
+        "memory and time of a run before it starts", "schema_before.EstimateOptions", "estimate"
+    ),
     "eval": Verb("ask a model a task's questions and grade it", "schema.EvalOptions", "evaluate"),
     "sample": Verb("sample, verify and select reasoning paths", "schema.SampleOptions", "sample"),
     "generate": Verb("answer one prompt", "schema.GenerateOptions", "generate", ("prompt",)),

@@ -5,7 +5,8 @@ TunesmithError                 exit code 1
 ├── DataError                  3   an input file or one of its rows
 ├── ContractError              4   a row breaks the token contract
 ├── ModelError                 5   a model folder that cannot be loaded or used
-├── TrainingError              6   a non-finite loss, a ledger that does not add up
+├── TrainingError              6   training that cannot go on, such as a ledger that does not add up
+│   └── DivergedError          6   a loss or gradient that is not finite
 ├── CheckpointError            7   nothing valid to resume from, or a run folder in use
 └── StorageError               8   a full disk, a folder without write permission
 Interrupted                    130 stopped by a signal, resumable
@@ -52,6 +53,10 @@ class ModelError(TunesmithError):
 
 class TrainingError(TunesmithError):
     exit_code = 6
+
+
+class DivergedError(TrainingError):
+    pass
 
 
 class CheckpointError(TunesmithError):

@@ -146,7 +146,9 @@ def spellings(name: str) -> list[str]:
 
 def default(kind: type[Options], name: str) -> str:
     """Return what holds without the flag."""
-    if kind is FineTuningConfig and all(name in layer for layer in TASK_DEFAULTS.values()):
+    if issubclass(kind, FineTuningConfig) and all(
+        name in layer for layer in TASK_DEFAULTS.values()
+    ):
         return "the task's"
     return fields.default(kind, name)
 
@@ -164,9 +166,9 @@ def usage(command: str, kind: type[Options], positional: Sequence[str] = ()) -> 
             among = f" One of: {', '.join(words)}." if len(words) > 1 else ""
             lines += _wrapped(f"{text}{among} [{default(kind, name)}]", 6, 6)
         lines.append("")
-    if kind is FineTuningConfig:
+    if issubclass(kind, FineTuningConfig):
         lines += ["What «the task's» is in [ ] above:", *task_table(), ""]
-    presets = f" or a preset ({', '.join(PRESETS)})" if kind is FineTuningConfig else ""
+    presets = f" or a preset ({', '.join(PRESETS)})" if issubclass(kind, FineTuningConfig) else ""
     return "\n".join(
         [
             *lines,

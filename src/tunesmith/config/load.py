@@ -89,7 +89,7 @@ def resolve(
     layers.sort(key=lambda layer: layer.label.startswith("file"))
     layers.append(_layer(kind, given, origin, found))
     merged, sources, places = _stack(layers)
-    if kind is FineTuningConfig:
+    if issubclass(kind, FineTuningConfig):
         _task_layer(merged, sources)
     try:
         options = kind(**merged)

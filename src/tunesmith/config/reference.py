@@ -81,6 +81,8 @@ def _shared(kinds: Sequence[type[Options]]) -> list[str]:
         # Defaults that the task decides are those of training alone.
         shown = FineTuningConfig if issubclass(FineTuningConfig, base) else base
         names = [name for name in base.__annotations__ if name in base.model_fields]
+        if not names:
+            continue  # the settings of train, which has none of its own
         lines += [f"### {(base.__doc__ or '').strip()}", "", *_table(shown, names), ""]
     return lines
 

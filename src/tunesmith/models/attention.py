@@ -72,6 +72,9 @@ def packed_attention(
             outputs.append(_capped(q, k, v, scaling, softcap, sliding_window, dropout))
             continue
         mask = _window_mask(length, sliding_window, q.device) if windowed else None
+        if q.is_meta:
+            outputs.append(_Fused.apply(q, k, v, mask))
+            continue
         outputs.append(
             scaled_dot_product_attention(
                 q,
@@ -85,6 +88,25 @@ def packed_attention(
             )
         )
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+
+class _Fused(torch.autograd.Function):  # type: ignore[misc]
+    """Attention on the meta device, for counting memory: it keeps what the fused kernels keep.
+
+    These are inputs, output, a sum for each position and the mask, if any, as numbers; PyTorch's
+    own way on that device would keep the matrix of scores. Nothing is computed, so there is no
+    backward.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        out = torch.empty_like(q)
+        sums = q.new_empty(q.shape[:-1], dtype=torch.float32)
+        masks = () if mask is None else (mask.to(q.dtype),)
+        ctx.save_for_backward(q, k, v, out, sums, *masks)
+        return out
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor:

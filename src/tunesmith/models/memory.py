@@ -1,8 +1,10 @@
-"""How PyTorch asks the system for memory on a CPU."""
+"""How PyTorch asks the system for memory on a CPU, and how much a process holds."""
 
 from __future__ import annotations
 
 import os
+import sys
+from typing import Any
 
 
 def use_huge_pages() -> None:
@@ -13,3 +15,22 @@ def use_huge_pages() -> None:
     variable at its first allocation; a value that the user has set stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes(device: Any) -> int:
+    """Return the most memory held so far: allocated on a GPU, or by this process on a CPU."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

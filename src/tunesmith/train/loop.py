@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.errors import Interrupted, TrainingError
+from tunesmith.errors import DivergedError, Interrupted, TrainingError
 from tunesmith.train.batches import Plan, pack
 from tunesmith.train.groups import parameter_groups
 from tunesmith.train.losses import lengths, packed_rows, token_losses
@@ -118,20 +118,26 @@ def fit(
     settings: Settings,
     accelerator: Any,
     *,
+    rate_at: Callable[[int], float] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[StepResult]:
     """Train from ``state.step`` to the end of the plan, yielding after every step.
 
-    Raises ``TrainingError`` before an update that would not be finite, naming the rows, and at
-    the end if other rows were trained than planned. ``Interrupted`` when ``should_stop`` turns
-    true: the running step is given up, the state is the one after the last yielded step.
+    ``rate_at`` gives the rate of a step, counted from 0, in place of the schedule. Raises
+    ``DivergedError`` before an update that would not be finite, naming the rows, and
+    ``TrainingError`` at the end if other rows were trained than planned. ``Interrupted`` when
+    ``should_stop`` turns true: the running step is given up, the state is the one after the last
+    yielded step.
     """
     state.model.train()
     sizes = lengths(rows)
     while state.step < plan.total_steps:
         began = time.perf_counter()
         picked = plan.step_rows(state.step)
-        share = factor(settings.schedule, state.step, plan.total_steps, settings.warmup)
+        if rate_at is not None:
+            share = rate_at(state.step) / settings.learning_rate
+        else:
+            share = factor(settings.schedule, state.step, plan.total_steps, settings.warmup)
         for group in state.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
         # Dropout draws from a stream of its own for each step, so no random state has to be saved.
@@ -153,7 +159,7 @@ def fit(
         ):
             state.optimizer.zero_grad(set_to_none=True)
             places = ", ".join(str(rows[at].origin) for at in picked[:8])
-            raise TrainingError(
+            raise DivergedError(
                 f"Step {state.step + 1}: loss {loss}, gradient norm {norm}; no update was made. "
                 f"Rows: {places}.",
                 hint="a lower --learning-rate, or look at these rows",

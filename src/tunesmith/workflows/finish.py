@@ -42,6 +42,10 @@ class Finished:
     """More than ``steps`` if the run stopped early."""
     notes: Sequence[str]
     """What else there is to say about how it ended."""
+    peak_bytes: int
+    """Most memory held until the last step: of the process, or allocated on the GPU."""
+    steps_here: int
+    """Steps that this process made; fewer than ``steps`` after a resume."""
 
 
 def baseline(
@@ -101,6 +105,11 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
         "planned steps": done.planned_steps,
         "stopped early": done.steps < done.planned_steps,
         "seconds": round(done.seconds, 1),
+        "measured": {
+            "peak_bytes": done.peak_bytes,
+            "seconds": round(done.seconds, 3),
+            "steps": done.steps_here,
+        },
         "versions": versions(),
         "hashes": {
             "final_model": hash_tree(done.run.final_model),

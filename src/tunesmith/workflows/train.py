@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.data.cache import RowCache, default_folder
-from tunesmith.data.prepare import Prepared, prepare
-from tunesmith.errors import CheckpointError, Interrupted, UsageError
+from tunesmith.errors import CheckpointError, Interrupted
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
-from tunesmith.workflows.method import check_method, make_trainable, settle_adapter
-from tunesmith.workflows.opening import open_model
-from tunesmith.workflows.progress import Progress, check_held_out, wants_best
+from tunesmith.workflows.progress import Progress, wants_best
 from tunesmith.workflows.resuming import checkpoint_to_resume
-from tunesmith.workflows.rows import Data, gather, split_shares
+from tunesmith.workflows.setup import (
+    Opened,
+    loop_settings,
+    make_accelerator,
+    make_trainable,
+    open_training,
+    plan_steps,
+    run_name,
+)
 from tunesmith.workflows.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from tunesmith.data.render import Renderer
-    from tunesmith.models.load import LoadedModel
     from tunesmith.train.loop import Settings, State, StepResult
 
 
@@ -56,127 +57,40 @@ def train(config: FineTuningConfig | None = None, **settings: Any) -> TrainResul
 
 
 def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
-    from tunesmith.tasks.registry import get_task
-
-    config = resolved.options
-    console.set_level(config.log_level)
-    check_method(resolved)
-    changed = [[name, value, source] for name, value, source in resolved.describe()]
-    console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
-    data = gather(config, get_task(config.task))
-    loaded, renderer = open_model(config, trainable=True)
-    config = settle_adapter(config, resolved.sources, loaded)
-    if config.max_length > loaded.max_positions:
-        chosen = resolved.sources.get("max_length", "default")
-        if chosen == "default" or chosen.startswith("task"):
-            config = config.model_copy(update={"max_length": loaded.max_positions})
-            console.say(f"Rows have at most {config.max_length} tokens, this model's positions.")
-    if config.max_length > loaded.max_positions:
-        raise UsageError(
-            f"--max-length {config.max_length} is more than the {loaded.max_positions} positions "
-            "of this model.",
-            hint=f"--max-length {loaded.max_positions}",
-        )
-    rows = _prepare(data.train, renderer, config)
-    held = _prepare(data.held_out, renderer, config) if data.held_out else Prepared()
-    check_held_out(config, held.rows)
-    _show_first(rows, renderer)
+    opened = open_training(resolved)
+    config = opened.config
     with RunDir.create(
         config.output_dir,
-        config.run_name or _run_name(config),
+        config.run_name or run_name(config),
         resume=config.resume is not None,
         overwrite=config.overwrite,
     ) as run:
         console.say(f"Run: {run.path}")
         run.write_config(config.model_dump(mode="json"))
-        return _Run(config, data, loaded, renderer, rows, held, run).go()
-
-
-def _prepare(examples: Sequence[Any], renderer: Renderer, config: FineTuningConfig) -> Prepared:
-    cache = None
-    if config.cache:
-        folder = Path(config.cache_dir).expanduser() if config.cache_dir else default_folder()
-        cache = RowCache(folder, int(config.cache_gb * 1e9))
-    try:
-        prepared = prepare(
-            examples,
-            renderer,
-            config.max_length,
-            answers_only=config.assistant_only_loss,
-            allow_refused=config.allow_refused,
-            cache=cache,
-            workers=config.num_workers,
-        )
-    finally:
-        for note in cache.notes if cache is not None else ():
-            console.warn(note)
-    for reason in prepared.refused:
-        console.warn(f"left out: {reason}")
-    if prepared.cut_turns:
-        console.warn(f"{prepared.cut_turns} oldest turns were cut from long chats")
-    return prepared
-
-
-def _run_name(config: FineTuningConfig) -> str:
-    if not config.dataset:
-        return f"{config.task}_generated"
-    name = Path(split_shares(config.dataset)[0][0]).name
-    for suffix in (".gz", ".jsonl", ".json", ".csv", ".parquet", ".txt", ".md"):
-        name = name.removesuffix(suffix)
-    return f"{config.task}_{name}"
-
-
-def _show_first(rows: Prepared, renderer: Renderer) -> None:
-    from tunesmith.data.show import marked
-
-    console.say(
-        f"Rows: {len(rows.rows)} of {rows.examples} examples, {rows.tokens:,} tokens, "
-        f"{rows.trained_tokens:,} of them trained ({rows.made()}). "
-        "The first one, trained parts in ⟦ ⟧:"
-    )
-    console.say(marked(rows.rows[0], renderer, limit=600))
+        return _Run(opened, run).go()
 
 
 class _Run:
     """One training run: holds the parts together and owns the rhythm."""
 
-    def __init__(
-        self,
-        config: FineTuningConfig,
-        data: Data,
-        loaded: LoadedModel,
-        renderer: Renderer,
-        rows: Prepared,
-        held: Prepared,
-        run: RunDir,
-    ) -> None:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-
-        from tunesmith.train.batches import make_plan
-
-        self.config, self.data, self.loaded, self.renderer = config, data, loaded, renderer
-        self.rows, self.held, self.run = rows, held, run
-        # It remembers the precision of an earlier run in this process, and refuses another one.
-        AcceleratorState._reset_state()
-        self.accelerator = Accelerator(
-            cpu=loaded.device.type == "cpu", mixed_precision=config.mixed_precision
-        )
-        size = config.per_device_train_batch_size * config.gradient_accumulation_steps
-        size *= self.accelerator.num_processes
-        self.plan = make_plan(
-            len(rows.rows), size, config.num_epochs, config.max_steps, config.seed
-        )
+    def __init__(self, opened: Opened, run: RunDir) -> None:
+        self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
+        self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
+        self.run = run
+        self.accelerator = make_accelerator(self.config, self.loaded)
+        self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
         self.losses: list[float] = []
         self.records: list[dict[str, Any]] = []
 
     def go(self) -> TrainResult:
         """Train to the end, or to a signal, and leave a finished run."""
-        settings = self._settings()
+        from tunesmith.models.memory import peak_bytes
+
+        settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
         before = baseline(self.loaded, self.renderer, self.data, self.held, self.run, self.config)
         state = self._state(settings)
-        began = time.monotonic()
+        first, began = state.step, time.monotonic()
         try:
             self._loop(state, settings)
         except Interrupted:
@@ -185,6 +99,7 @@ class _Run:
             raise
         held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
+        seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
         notes = self._early_stop(state)
         if self.accelerator.is_main_process:
             self._write_metrics()
@@ -203,9 +118,11 @@ class _Run:
                     state.step,
                     held_loss,
                     self.progress.best,
-                    time.monotonic() - began,
+                    seconds,
                     self.plan.total_steps,
                     notes,
+                    peak,
+                    state.step - first,
                 ),
                 before,
             )
@@ -240,43 +157,12 @@ class _Run:
             f"of step {self.progress.best_step}."
         ]
 
-    def _settings(self) -> Settings:
-        from tunesmith.train.batches import packed_capacity
-        from tunesmith.train.loop import Settings
-        from tunesmith.train.schedule import warmup_steps
-
-        config = self.config
-        warmup, cut = warmup_steps(config.warmup_steps, config.warmup_ratio, self.plan.total_steps)
-        if cut:
-            console.warn(
-                f"{config.warmup_steps} warm-up steps are over a tenth of the "
-                f"{self.plan.total_steps} planned; cut to {warmup}"
-            )
-        longest = max(self.rows.lengths())
-        hidden = self.loaded.model.get_input_embeddings().weight.shape[1]
-        return Settings(
-            config.learning_rate or 2e-5,
-            config.lr_scheduler_type,
-            warmup,
-            config.weight_decay,
-            config.max_grad_norm,
-            config.packing,
-            packed_capacity(longest, hidden, self.loaded.device.type),
-            config.per_device_train_batch_size,
-            lora_plus_ratio=config.lora_plus_ratio,
-            layer_lr_decay=config.layer_lr_decay,
-            optim=config.optim,
-            neftune_alpha=config.neftune_alpha,
-        )
-
     def _state(self, settings: Settings) -> State:
         from tunesmith.train import checkpoint
         from tunesmith.train.loop import State, make_optimizer
 
         config = self.config
-        console.say(f"Trained: {make_trainable(config, self.loaded)}.")
-        model = self.accelerator.prepare_model(self.loaded.model)
-        self.loaded.model = self.accelerator.unwrap_model(model)
+        model = make_trainable(config, self.loaded, self.accelerator)
         state = State(model, make_optimizer(model, settings))
         if config.resume is not None:
             path = checkpoint_to_resume(self.run, config.resume)

@@ -1,0 +1,304 @@
+"""What a run will take, before it is started: memory by arithmetic, time by a few real steps.
+
+The arithmetic runs the model's own code on the meta device, which has shapes and no numbers, and
+adds up what autograd keeps for the backward pass. So it holds for every architecture, and what is
+frozen, adapted or recomputed counts as it will.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from tunesmith.models.adapters import blocks
+from tunesmith.models.attention import packed
+from tunesmith.models.memory import resident_bytes
+from tunesmith.train.batches import Plan, pack
+from tunesmith.train.loop import Settings, State, fit
+from tunesmith.train.losses import lengths, row_losses
+from tunesmith.train.snapshot import untouched
+from tunesmith.types import Encoded
+
+MOMENTS = 2
+"""Tensors of AdamW as large as the parameter, besides a step count of 4 bytes."""
+HEAD_COPIES = 3
+"""Tensors of a number a trained token and word: log-probabilities and two gradients of them."""
+HELD_OUT_ROWS = 64
+"""Held-out rows that are timed."""
+SAMPLE_S = 0.002
+"""How often a probe looks at the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a training step by part, on one device."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """Kept for the backward pass of the largest micro-batch, the head apart."""
+    head: int
+    """Vocabulary head and loss, on trained tokens only if rows are packed."""
+    accumulated: bool
+    """Whether some step has several micro-batches, so that gradients wait beside activations."""
+
+    @property
+    def peak(self) -> int:
+        """Return the most that is held at once, from the second step on."""
+        forward = self.activations + self.head + (self.gradients if self.accumulated else 0)
+        return self.parameters + self.optimizer + max(forward, self.gradients)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A micro-batch as the memory sees it."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each row, as padded if it is padded."""
+    trained: int
+    packing: bool
+
+    @property
+    def tokens(self) -> int:
+        """Return its tokens, padding included."""
+        return sum(self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One timed step."""
+
+    step: int
+    tokens: int
+    seconds: float
+    grown: int
+    """Bytes by which the process, or the GPU's memory in use, grew at most during the step."""
+
+
+def static_memory(model: Any, optim: str = "adamw") -> tuple[int, int, int]:
+    """Return the bytes of parameters, of gradients and of the optimiser; works on meta too."""
+    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    if optim == "adafactor":
+        kept = sum(_factored(p) * p.element_size() for p in trained)
+    else:
+        kept = MOMENTS * gradients
+    return whole, gradients, kept + 4 * len(trained)
+
+
+def _factored(parameter: Any) -> int:
+    """Return the numbers that Adafactor keeps of a parameter: a row and a column of a matrix."""
+    if parameter.dim() < 2:
+        return int(parameter.numel())
+    return int(parameter.numel() // parameter.shape[-1] + parameter.numel() // parameter.shape[-2])
+
+
+def on_meta(model: Any, *, recompute: bool) -> Any:
+    """Return a copy of a model on the meta device, with or without gradient checkpointing."""
+    known = {id(tensor): tensor.to("meta") for tensor in (*model.parameters(), *model.buffers())}
+    # The copy takes these for the tensors, so no weight is ever copied.
+    for tensor in model.parameters():
+        shell = torch.nn.Parameter(known[id(tensor)].detach(), tensor.requires_grad)
+        known[id(tensor)] = shell
+    shells = copy.deepcopy(model, known)
+    # Autocast wraps the forward of the original; without it the numbers are an upper bound.
+    shells.__dict__.pop("forward", None)
+    for module in shells.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = recompute
+    return shells
+
+
+def held_out_seconds(model: Any, rows: Sequence[Encoded], accelerator: Any) -> float:
+    """Time the loss of some held-out rows and return what all of them would take."""
+    if not rows:
+        return 0.0
+    some = [rows[at] for at in range(min(len(rows), HELD_OUT_ROWS))]
+    began = time.perf_counter()
+    row_losses(model, some, accelerator.device, 2048)
+    share = sum(lengths(some)) / sum(lengths(rows))
+    return (time.perf_counter() - began) / share
+
+
+def micro_batches(
+    picked: Sequence[int], sizes: Sequence[int], settings: Settings, processes: int = 1
+) -> list[list[int]]:
+    """Return the rows of each micro-batch of a step, as the first process has them."""
+    mine = list(picked[::processes])
+    if settings.packing:
+        return pack(mine, sizes, settings.capacity)
+    size = settings.rows_a_micro_batch
+    return [mine[at : at + size] for at in range(0, len(mine), size)]
+
+
+def largest(
+    rows: Sequence[Encoded], sizes: Sequence[int], plan: Plan, settings: Settings, processes: int
+) -> tuple[Shape, bool, list[int]]:
+    """Return the largest micro-batch of the plan, whether steps have several, and step sizes.
+
+    The sizes are tokens of each step of the first epoch, which the later ones resemble.
+    """
+    best: tuple[int, list[int]] = (0, [])
+    several, tokens = False, []
+    for step in range(min(plan.total_steps, plan.steps_an_epoch)):
+        picked = plan.step_rows(step)
+        tokens.append(sum(sizes[at] for at in picked))
+        batches = micro_batches(picked, sizes, settings, processes)
+        several = several or len(batches) > 1
+        for members in batches:
+            long = max(sizes[at] for at in members)
+            padded = len(members) * long
+            best = max(
+                best, (sum(sizes[at] for at in members) if settings.packing else padded, members)
+            )
+    members = best[1]
+    long = max(sizes[at] for at in members)
+    lengths = tuple(sizes[at] if settings.packing else long for at in members)
+    trained = sum(1 for at in members for weight in rows[at].weights[1:] if weight)
+    return Shape(lengths, trained, settings.packing), several, tokens
+
+
+def memory(
+    model: Any, shape: Shape, *, several: bool, recomputed: Any = None, optim: str = "adamw"
+) -> Memory:
+    """Add up the memory of training a model; both it and ``recomputed`` lie on the meta device.
+
+    ``recomputed`` is the same model with gradient checkpointing, where that is on.
+    """
+    parameters, gradients, optimizer = static_memory(model, optim)
+    words = model.get_output_embeddings().weight.shape[0]
+    size = next(model.parameters()).element_size()
+    log_probabilities = 4 * shape.trained * words
+    head = HEAD_COPIES * log_probabilities
+    if not shape.packing:
+        # Without packing the head runs on every position, and so does its gradient.
+        head += 2 * size * shape.tokens * words
+    kept = max(0, kept_bytes(model, shape) - log_probabilities)
+    if recomputed is not None:
+        outside = max(0, kept_bytes(recomputed, shape) - log_probabilities)
+        layers = len(blocks(model))
+        width = model.get_input_embeddings().weight.shape[1]
+        # Each block's input is kept, and one block at a time is computed again.
+        again = (kept - outside) // layers
+        kept = outside + layers * shape.tokens * width * size + again
+    return Memory(parameters, gradients, optimizer, kept, head, several)
+
+
+def kept_bytes(model: Any, shape: Shape) -> int:
+    """Return what autograd keeps of a forward pass on the meta device, parameters left out."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage()._cdata
+        if place not in own:
+            kept[place] = tensor
+        return tensor
+
+    model.train()
+    device = torch.device("meta")
+    ids = torch.zeros(1, shape.tokens, dtype=torch.long, device=device)
+    rows = shape.lengths
+    extra: dict[str, Any] = {}
+    if shape.packing:
+        extra["logits_to_keep"] = torch.zeros(shape.trained, dtype=torch.long, device=device)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with packed(model, rows), hooks:
+        # A mask of ones keeps transformers from looking at numbers that the meta device has not.
+        mask = torch.ones(1, shape.tokens, device=device)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[0]
+        places = torch.zeros(shape.trained, dtype=torch.long, device=device)
+        losses = cross_entropy(logits[: shape.trained].float(), places, reduction="none")
+    total: int = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del losses, logits
+    return total
+
+
+def probe(
+    state: State,
+    rows: Sequence[Encoded],
+    plan: Plan,
+    settings: Settings,
+    accelerator: Any,
+    steps: Sequence[int],
+) -> list[Probe]:
+    """Take these steps of the plan for a look, and put everything back as it was.
+
+    Weights copied for that are not part of the growth that a probe reports.
+    """
+    found = []
+    with untouched(state):
+        for step in steps:
+            # A plan of one step whose rows are those of the wanted one.
+            picked = [rows[at] for at in plan.step_rows(step)]
+            alone = replace(plan, rows=len(picked), rows_a_step=len(picked), total_steps=1)
+            lone = State(state.model, state.optimizer)
+            with watched(accelerator.device) as grown:
+                [done] = fit(lone, picked, alone, settings, accelerator)
+            found.append(Probe(step, done.tokens, done.seconds, grown[0]))
+    return found
+
+
+@contextmanager
+def watched(device: torch.device) -> Iterator[list[int]]:
+    """Yield a list whose one number is, at the end, by how many bytes the memory grew at most."""
+    grown = [0]
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield grown
+        grown[0] = torch.cuda.max_memory_allocated(device) - before
+        return
+    before, done = resident_bytes(), threading.Event()
+
+    def look() -> None:
+        while not done.wait(SAMPLE_S):
+            grown[0] = max(grown[0], resident_bytes() - before)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield grown
+    finally:
+        done.set()
+        thread.join()
+        grown[0] = max(grown[0], resident_bytes() - before)
+
+
+def chosen_steps(tokens: Sequence[int], typical: int) -> list[int]:
+    """Return the longest step, twice (the first warms up), and steps spread over the sizes."""
+    order = sorted(range(len(tokens)), key=lambda step: (tokens[step], step))
+    inner = [order[round((len(order) - 1) * (at + 0.5) / typical)] for at in range(typical)]
+    return [order[-1], order[-1], *inner]
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Seconds of all steps, with the range that single probes would give."""
+
+    seconds: float
+    low: float
+    high: float
+    a_step: float
+    tokens_per_s: float
+
+
+def duration(probes: Sequence[Probe], tokens: Sequence[int], total_steps: int) -> Duration:
+    """Scale the timed probes, the first left out, to all steps by their tokens."""
+    timed = probes[1:]
+    speeds = [probe.tokens / probe.seconds for probe in timed]
+    speed = sum(probe.tokens for probe in timed) / sum(probe.seconds for probe in timed)
+    a_step = statistics.fmean(tokens) / speed
+    whole = statistics.fmean(tokens) * total_steps
+    return Duration(total_steps * a_step, whole / max(speeds), whole / min(speeds), a_step, speed)

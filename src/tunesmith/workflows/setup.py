@@ -1,0 +1,171 @@
+"""What training, the rate finder and the estimate open alike: rows, model, plan, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.load import Resolved
+from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.cache import RowCache, default_folder
+from tunesmith.data.prepare import Prepared, prepare
+from tunesmith.errors import UsageError
+from tunesmith.workflows import console, method
+from tunesmith.workflows.method import check_method, settle_adapter
+from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.progress import check_held_out
+from tunesmith.workflows.rows import Data, gather, split_shares
+
+if TYPE_CHECKING:
+    from tunesmith.data.render import Renderer
+    from tunesmith.models.load import LoadedModel
+    from tunesmith.train.batches import Plan
+    from tunesmith.train.loop import Settings
+
+
+@dataclass(slots=True)
+class Opened:
+    """Everything that a run is made of before its first step."""
+
+    config: FineTuningConfig
+    data: Data
+    loaded: LoadedModel
+    renderer: Renderer
+    rows: Prepared
+    held: Prepared
+
+
+def open_training(resolved: Resolved[Any]) -> Opened:
+    """Gather the data, load the model and make the rows, saying what was found."""
+    from tunesmith.tasks.registry import get_task
+
+    config: FineTuningConfig = resolved.options
+    console.set_level(config.log_level)
+    check_method(resolved)
+    changed = [[name, value, source] for name, value, source in resolved.describe()]
+    console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
+    data = gather(config, get_task(config.task))
+    loaded, renderer = open_model(config, trainable=True)
+    config = settle_adapter(config, resolved.sources, loaded)
+    if config.max_length > loaded.max_positions:
+        chosen = resolved.sources.get("max_length", "default")
+        if chosen == "default" or chosen.startswith("task"):
+            config = config.model_copy(update={"max_length": loaded.max_positions})
+            console.say(f"Rows have at most {config.max_length} tokens, this model's positions.")
+    if config.max_length > loaded.max_positions:
+        raise UsageError(
+            f"--max-length {config.max_length} is more than the {loaded.max_positions} positions "
+            "of this model.",
+            hint=f"--max-length {loaded.max_positions}",
+        )
+    rows = _prepare(data.train, renderer, config)
+    held = _prepare(data.held_out, renderer, config) if data.held_out else Prepared()
+    check_held_out(config, held.rows)
+    _show_first(rows, renderer)
+    return Opened(config, data, loaded, renderer, rows, held)
+
+
+def make_accelerator(config: FineTuningConfig, loaded: LoadedModel) -> Any:
+    """Return the accelerator of a run."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    # It remembers the precision of an earlier run in this process, and refuses another one.
+    AcceleratorState._reset_state()
+    return Accelerator(cpu=loaded.device.type == "cpu", mixed_precision=config.mixed_precision)
+
+
+def plan_steps(config: FineTuningConfig, rows: Prepared, processes: int) -> Plan:
+    """Plan every step of a run."""
+    from tunesmith.train.batches import make_plan
+
+    size = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
+    return make_plan(len(rows.rows), size, config.num_epochs, config.max_steps, config.seed)
+
+
+def loop_settings(
+    config: FineTuningConfig, plan: Plan, rows: Prepared, loaded: LoadedModel
+) -> Settings:
+    """Return the settings of the loop; warm-up that is cut is said."""
+    from tunesmith.train.batches import packed_capacity
+    from tunesmith.train.loop import Settings
+    from tunesmith.train.schedule import warmup_steps
+
+    warmup, cut = warmup_steps(config.warmup_steps, config.warmup_ratio, plan.total_steps)
+    if cut:
+        console.warn(
+            f"{config.warmup_steps} warm-up steps are over a tenth of the "
+            f"{plan.total_steps} planned; cut to {warmup}"
+        )
+    longest = max(rows.lengths())
+    hidden = loaded.model.get_input_embeddings().weight.shape[1]
+    return Settings(
+        config.learning_rate or 2e-5,
+        config.lr_scheduler_type,
+        warmup,
+        config.weight_decay,
+        config.max_grad_norm,
+        config.packing,
+        packed_capacity(longest, hidden, loaded.device.type),
+        config.per_device_train_batch_size,
+        lora_plus_ratio=config.lora_plus_ratio,
+        layer_lr_decay=config.layer_lr_decay,
+        optim=config.optim,
+        neftune_alpha=config.neftune_alpha,
+    )
+
+
+def make_trainable(config: FineTuningConfig, loaded: LoadedModel, accelerator: Any) -> Any:
+    """Add the adapter, freeze, and wrap the model for its processes; return the wrapped one."""
+    console.say(f"Trained: {method.make_trainable(config, loaded)}.")
+    model = accelerator.prepare_model(loaded.model)
+    loaded.model = accelerator.unwrap_model(model)
+    return model
+
+
+def _prepare(examples: Sequence[Any], renderer: Renderer, config: FineTuningConfig) -> Prepared:
+    cache = None
+    if config.cache:
+        folder = Path(config.cache_dir).expanduser() if config.cache_dir else default_folder()
+        cache = RowCache(folder, int(config.cache_gb * 1e9))
+    try:
+        prepared = prepare(
+            examples,
+            renderer,
+            config.max_length,
+            answers_only=config.assistant_only_loss,
+            allow_refused=config.allow_refused,
+            cache=cache,
+            workers=config.num_workers,
+        )
+    finally:
+        for note in cache.notes if cache is not None else ():
+            console.warn(note)
+    for reason in prepared.refused:
+        console.warn(f"left out: {reason}")
+    if prepared.cut_turns:
+        console.warn(f"{prepared.cut_turns} oldest turns were cut from long chats")
+    return prepared
+
+
+def run_name(config: FineTuningConfig) -> str:
+    """Return the run's name if none was given."""
+    if not config.dataset:
+        return f"{config.task}_generated"
+    name = Path(split_shares(config.dataset)[0][0]).name
+    for suffix in (".gz", ".jsonl", ".json", ".csv", ".parquet", ".txt", ".md"):
+        name = name.removesuffix(suffix)
+    return f"{config.task}_{name}"
+
+
+def _show_first(rows: Prepared, renderer: Renderer) -> None:
+    from tunesmith.data.show import marked
+
+    console.say(
+        f"Rows: {len(rows.rows)} of {rows.examples} examples, {rows.tokens:,} tokens, "
+        f"{rows.trained_tokens:,} of them trained ({rows.made()}). "
+        "The first one, trained parts in ⟦ ⟧:"
+    )
+    console.say(marked(rows.rows[0], renderer, limit=600))
