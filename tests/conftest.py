@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.workflows import console
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -22,6 +24,12 @@ def shared() -> Path:
 def tiny() -> Path:
     """Return the folder of the built-in base model."""
     return ROOT / "src" / "tunesmith" / "assets" / "tiny"
+
+
+@pytest.fixture(autouse=True)
+def usual_messages() -> None:
+    """Show what a command shows by default, whatever level an earlier test has asked for."""
+    console.set_level("info")
 
 
 @pytest.fixture(autouse=True)

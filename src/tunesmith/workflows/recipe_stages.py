@@ -54,7 +54,7 @@ def _sample(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Pat
 
 def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
     from tunesmith.train import checkpoint
-    from tunesmith.workflows.train import train
+    from tunesmith.workflows.train import run_training
 
     settings = dict(stage.settings)
     model = _model(recipe, str(settings.pop("from", "model")), records)
@@ -76,7 +76,9 @@ def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path
         given["resume"] = "auto"
     elif folder.exists():
         given["overwrite"] = True
-    return train(_options(FineTuningConfig, given, recipe, stage)).final_model
+    origin = f"{recipe.path} stage {stage.name}"
+    # With their sources: a task's default must not pass for something that was asked for.
+    return run_training(resolve(FineTuningConfig, given, origin=origin)).final_model
 
 
 def _compare(_: Recipe, stage: Stage, folder: Path, records: Records) -> Path:

@@ -45,7 +45,7 @@ class TrainResult:
 
 def command(resolved: Resolved[FineTuningConfig]) -> int:
     """Handle ``tunesmith train``."""
-    _train(resolved)
+    run_training(resolved)
     return 0
 
 
@@ -53,10 +53,11 @@ def train(config: FineTuningConfig | None = None, **settings: Any) -> TrainResul
     """Fine-tune a model; settings are those of ``tunesmith train``."""
     if config is not None:
         settings = {**config.model_dump(exclude_unset=True), **settings}
-    return _train(resolve(FineTuningConfig, settings, origin="argument"))
+    return run_training(resolve(FineTuningConfig, settings, origin="argument"))
 
 
-def _train(resolved: Resolved[FineTuningConfig]) -> TrainResult:
+def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
+    """Carry out a run whose settings are resolved, each with its source."""
     opened = open_training(resolved)
     config = opened.config
     with RunDir.create(
