@@ -31,7 +31,8 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.evaluate import records
 from tunesmith.types import Attempt, Origin, Problem, Segment, StopReason, Verdict
 from tunesmith.workflows import console
-from tunesmith.workflows.mix import mix
+from tunesmith.workflows.mix import MixResult
+from tunesmith.workflows.mix import mix as mix_once
 from tunesmith.workflows.recipe import check_references, run
 from tunesmith.workflows.recipe_file import load_recipe
 
@@ -62,6 +63,10 @@ def write(name: str, count: int, *, system: str = "", salt: str = "") -> None:
 
 def made(name: str = "out.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(name).read_text().splitlines()]
+
+
+def mix(made_of: Any, output: str) -> MixResult:
+    return mix_once(made_of, output, overwrite=True)
 
 
 def recipe(**settings: Any) -> Any:
@@ -376,7 +381,9 @@ def test_same_bytes_in_another_process_and_other_bytes_with_another_seed() -> No
     program = "from tunesmith.cli import main; main(['data', 'mix', 'm.yaml'])"
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert Path("out.jsonl").read_bytes() == before
-    assert main(["data", "mix", "m.yaml", "--seed", "7", "--log-level", "error"]) == 0
+    again = ["data", "mix", "m.yaml", "--seed", "7", "--log-level", "error"]
+    assert main(again) == 2
+    assert main([*again, "--overwrite"]) == 0
     assert Path("out.jsonl").read_bytes() != before
 
 

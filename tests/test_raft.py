@@ -484,8 +484,41 @@ def test_the_command_writes_both_sides_and_counts(
     assert "1 files or rows skipped: logo.png: .png is not read" in told
     assert "with distractors (wanted 50%)" in told
     before = output.read_bytes()
-    assert main(["data", "raft", *words]) == 0
+    assert main(["data", "raft", *words]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["data", "raft", *words, "--overwrite"]) == 0
     assert output.read_bytes() == before
+    output.unlink()
+    assert main(["data", "raft", *words]) == 2, "the held-out rows are still there"
+
+
+def test_rows_are_not_written_among_the_documents(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "raft", str(folder), "--output", str(folder / "rows.jsonl")]) == 2
+    assert "would take it for a document" in capsys.readouterr().err
+
+
+def test_documents_and_questions_in_another_encoding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "Das Café Größe wurde 1901 von Jürgen Äpfel in Köln gegründet. Es ist schön dort."
+    for name in ("a.txt", "b.md", "c.html"):
+        (tmp_path / name).write_bytes(f"{name}: {text}".encode("windows-1252"))
+    (tmp_path / "d.csv").write_bytes(f'text\n"Tabelle: {text}"\n'.encode("windows-1252"))
+    (tmp_path / "e.json").write_bytes(
+        json.dumps([{"text": f"JSON: {text}"}], ensure_ascii=False).encode("windows-1252")
+    )
+    library = read_documents([str(tmp_path)], encoding="windows-1252")
+    assert [text in document.text for document in library.documents] == [True] * 5
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_bytes("question,answer\nWer gründete es?,Jürgen Äpfel\n".encode("windows-1252"))
+    [pair] = read_pairs(str(pairs), encoding="windows-1252")
+    assert pair.answer == "Jürgen Äpfel"
+    line = ["data", "raft", str(tmp_path / "a.txt"), "--output", str(tmp_path / "o.jsonl")]
+    assert main([*line, "--questions", str(pairs)]) == 3
+    assert "--encoding" in capsys.readouterr().err
+    assert main([*line, "--questions", str(pairs), "--encoding", "windows-1252"]) == 0
 
 
 @pytest.mark.parametrize("suffix", ["", ".parquet"])
@@ -540,7 +573,7 @@ def test_a_model_is_asked(
     assert main([*line, "--ask", "address", "--address", url]) == 0
     rows = [json.loads(text) for text in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert len(rows) == 9
-    assert main([*line, "--ask", "model", "--max-questions", "1"]) == 3
+    assert main([*line, "--ask", "model", "--max-questions", "1", "--overwrite"]) == 3
     assert "No question could be made" in capsys.readouterr().err
 
 
@@ -556,6 +589,12 @@ def test_a_model_is_asked(
         ("--documents nowhere.txt", 3, "no file"),
         ("--retriever embeddings", 2, "sentence-transformers"),
         ("--distractor-probability 2", 2, "--distractor-probability"),
+        ("--model other", 2, "--model does nothing without --ask model or --chunk-tokens"),
+        ("--dtype float16 --chunk-tokens 64", 2, "--dtype does nothing without --ask model"),
+        ("--address http://localhost", 2, "--address does nothing without --ask address"),
+        ("--address-timeout 5", 2, "--address-timeout does nothing without --ask address"),
+        ("--embedding-model x", 2, "does nothing without --retriever embeddings"),
+        ("--ask given --max-questions 5", 2, "--max-questions does nothing without"),
     ],
 )
 def test_mistakes_are_sentences(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +42,28 @@ def test_sources_are_cut_to_their_shares(tmp_path: Path) -> None:
     assert found == rows(f"{a}:1", f"{b}:3")
     assert found != rows(f"{a}:1", f"{b}:3", seed=1)
     assert len(rows(a, b)) == 130
+
+
+def test_splits_of_plain_files_are_refused(tmp_path: Path) -> None:
+    """A test split of a plain file would be the training rows themselves."""
+    a, b = write(tmp_path / "a.jsonl", 4), write(tmp_path / "b.jsonl", 4)
+    for settings in (
+        {"dataset_train_split": "first"},
+        {"dataset_test_split": "validation"},
+        {"dataset_test_split": "validation", "eval_dataset": b},
+    ):
+        with pytest.raises(UsageError, match="has no splits"):
+            rows(a, **settings)
+    saved = tmp_path / "saved"
+    parts = {
+        "first": [{"prompt": "p", "completion": "c"}],
+        "second": [{"prompt": "q", "completion": "c"}],
+    }
+    datasets.DatasetDict({n: datasets.Dataset.from_list(r) for n, r in parts.items()}).save_to_disk(
+        saved
+    )
+    assert rows(str(saved), dataset_train_split="first", dataset_test_split="second") == ["p"]
+    assert len(rows(a, str(saved), dataset_train_split="first")) == 5
 
 
 def test_order_of_kept_rows_is_that_of_the_file(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pyarrow
 import pyarrow.parquet
@@ -19,6 +21,7 @@ from tunesmith.data.render import Renderer
 from tunesmith.data.validate import Checker, Judgement, Lengths, corrected
 from tunesmith.errors import DataError
 from tunesmith.types import Example, Origin, Segment
+from tunesmith.workflows.targets import write_kept
 
 GOOD = {"prompt": "How many feet?", "completion": "Three."}
 
@@ -148,6 +151,16 @@ def test_rows_are_held_to_the_contract_of_a_model() -> None:
     assert list(found.reasons) == ["the template loses turn … (system)"]
 
 
+def test_tools_that_a_template_leaves_out_are_refused() -> None:
+    """Even where none is called: the model would be taught to answer without seeing them."""
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    turns = (Segment("user", "a", extra={"tools": tools}), Segment("assistant", "b", 1.0))
+    found = judged(Example(turns, Origin("a", 1)), renderer=Renderer(tiny_tokenizer(CHATML)))
+    assert list(found.reasons) == ["the template leaves out the row's tools (weather)"]
+    shown = Renderer(tiny_tokenizer("{{ tools | default('') | string }}" + CHATML))
+    assert judged(Example(turns, Origin("a", 1)), renderer=shown).accepted == 1
+
+
 def test_lost_tool_calls_are_refused() -> None:
     call = {"type": "function", "function": {"name": "price", "arguments": {"of": "AAPL", "n": 3}}}
     turns = (Segment("user", "a"), Segment("assistant", "", 1.0, {"tool_calls": [call]}))
@@ -250,6 +263,38 @@ def test_test_questions_among_the_rows_are_found(
     assert kind["rows"] == 1
 
 
+def test_every_test_question_is_looked_for_however_few_rows_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    asked = [f"How many feet are there in {n} meters of blue rope?" for n in ("six", "nine")]
+    rows = write(tmp_path / "a.jsonl", {"prompt": asked[1], "completion": "20"}, GOOD)
+    tests = write(tmp_path / "t.jsonl", *({"question": q, "answer": "20"} for q in asked))
+    line = ["data", "validate", str(rows), "--against", str(tests), "--json", "--max-rows", "1"]
+    assert main(line) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["warnings"]) == 1
+
+
+@pytest.mark.parametrize("verb", ["validate", "show", "filter"])
+def test_a_split_of_what_has_none_is_refused(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = write(tmp_path / "a.jsonl", GOOD)
+    more = ["--output", str(tmp_path / "kept.jsonl")] if verb == "filter" else []
+    assert main(["data", verb, str(path), "--split", "test", *more]) == 2
+    assert "--split test, but" in capsys.readouterr().err
+    assert [found.name for found in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_failure_while_rows_are_made_is_none_of_writing_them(tmp_path: Path) -> None:
+    def rows(_: IO[bytes]) -> Iterator[tuple[Origin, dict[str, str]]]:
+        yield Origin("a", 1), {"prompt": "a"}
+        raise ValueError("a mistake of ours")
+
+    with pytest.raises(ValueError, match="of ours"):
+        write_kept(tmp_path / "kept.jsonl", tmp_path / "rejects.jsonl", rows)
+    assert not list(tmp_path.iterdir())
+
+
 def test_near_duplicates_are_found_when_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -280,7 +325,7 @@ def test_a_histogram_holds_every_row() -> None:
 
 @pytest.mark.parametrize(
     ("template", "refused"),
-    [("chatml", 80), ("gemma", 80), ("mistral_v1", 80), ("llama3_2", 0), ("qwen2_5", 0)],
+    [("chatml", 99), ("gemma", 99), ("mistral_v1", 99), ("llama3_2", 0), ("qwen2_5", 0)],
 )
 def test_real_tool_conversations_under_real_templates(
     shared: Path, template: str, refused: int

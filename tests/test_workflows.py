@@ -166,6 +166,12 @@ def test_data_show_marks_what_is_trained(capsys: pytest.CaptureFixture[str]) -> 
     assert "\x1b[" in capsys.readouterr().out
 
 
+def test_data_show_fails_where_every_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows("rows.jsonl", 2)
+    assert main(["data", "show", "rows.jsonl", "--max-length", "8"]) == 3
+    assert capsys.readouterr().out.count("refused, ") == 2
+
+
 def no_tokenizer() -> None:
     from transformers import AutoModelForCausalLM
 

@@ -189,6 +189,8 @@ class MixOptions(Options):
     """A YAML file of sources and shares, or a recipe with one such stage (recipes/orca.yaml)."""
     output: str | None = None
     """Where the rows go, instead of the recipe's output."""
+    overwrite: bool = False
+    """Replace rows that are there."""
     rows: int | None = Field(default=None, ge=1)
     """Rows wanted, instead of the recipe's number."""
     seed: int | None = None

@@ -19,10 +19,14 @@ class RaftOptions(ModelOptions):
     """Rows: .jsonl, .parquet, or a name without a suffix for a datasets folder."""
     layout: Literal["instruction", "gorilla"] = "instruction"
     """instruction and output with all that is known of a row, or the RAFT authors' own fields."""
+    overwrite: bool = False
+    """Replace rows that are there."""
     statistics: str | None = None
     """Also write what was counted, as JSON."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Names of fields in rows: text=Inhalt, or question=Frage,answer=Antwort in --questions."""
+    encoding: str | None = None
+    """Encoding of text files that are not UTF-8, such as windows-1252."""
     chunk_size: int = Field(default=300, ge=10)
     """Words of a chunk, at most; chunks are whole sentences."""
     chunk_tokens: int | None = Field(default=None, ge=16)

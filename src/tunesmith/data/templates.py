@@ -133,12 +133,15 @@ class Chat:
         return known
 
     def missing(self, numbers: tuple[int, ...]) -> str | None:
-        """Say which message the template loses, or why it refuses them.
+        """Say which message or tool the template loses, or why it refuses them.
 
         An answer must be there when its turn is the last one: later on a template may shorten it.
         """
         try:
             whole = self.text(numbers, prompt=False)
+            unseen = [name for name in map(_tool_name, self._tools or ()) if name not in whole]
+            if unseen:
+                return f"the template leaves out the row's tools ({unseen[0]})"
             for place, number in enumerate(numbers, 1):
                 segment = self.segments[number]
                 answer = segment.role == "assistant"
@@ -168,6 +171,12 @@ class Chat:
             if not (after.startswith(before) and whole.startswith(after)):
                 return False
         return True
+
+
+def _tool_name(tool: Any) -> str:
+    """Return the name of a tool, in OpenAI's form or flat."""
+    inner = tool.get("function", tool) if isinstance(tool, Mapping) else tool
+    return str(inner.get("name", "")) if isinstance(inner, Mapping) else ""
 
 
 def _forms(segment: Segment) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from tunesmith.data.overlap import OverlapIndex, question_of
 from tunesmith.data.readers import Fault
 from tunesmith.errors import DataError, UsageError
 from tunesmith.workflows import console
+from tunesmith.workflows.idle import Need, refuse_idle, refuse_idle_split
 from tunesmith.workflows.targets import (
     NothingLeftError,
     check_targets,
@@ -91,7 +92,7 @@ def filter_rows(options: FilterOptions | None = None, **settings: Any) -> Filter
     return _filter(options or resolve(FilterOptions, settings, origin="argument").options)
 
 
-NEEDS = (
+NEEDS: tuple[Need, ...] = (
     ("similarity", "--duplicates near", lambda options: options.duplicates == "near"),
     ("ignore_numbers", "--duplicates near", lambda options: options.duplicates == "near"),
     ("overlap_words", "--against FILE", lambda options: bool(options.against)),
@@ -100,17 +101,10 @@ NEEDS = (
 """Settings that say nothing without another one."""
 
 
-def _refuse_idle(options: FilterOptions) -> None:
-    """Refuse a setting that would do nothing."""
-    for name, other, used in NEEDS:
-        changed = getattr(options, name) != FilterOptions.model_fields[name].default
-        if changed and not used(options):
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} does nothing without {other}.", hint=f"{flag} … {other}")
-
-
 def _filter(options: FilterOptions) -> FilterResult:
-    _refuse_idle(options)
+    refuse_idle(options, NEEDS)
+    if options.split != "train":
+        refuse_idle_split(options.dataset, options.split, "--split")
     output, rejects = check_targets(
         [*options.dataset, *options.against],
         options.output,

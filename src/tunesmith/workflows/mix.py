@@ -69,12 +69,12 @@ def command(resolved: Resolved[MixOptions]) -> int:
         )
     given = {"rows": options.rows, "seed": options.seed}
     changed = {name: value for name, value in given.items() if value is not None}
-    result = mix(recipe.model_copy(update=changed), output)
+    result = mix(recipe.model_copy(update=changed), output, overwrite=options.overwrite)
     print(json.dumps({**result.summary, "audit": result.summary["audit"]["counts"]}))
     return 0
 
 
-def mix(recipe: MixRecipe, output: str | Path) -> MixResult:
+def mix(recipe: MixRecipe, output: str | Path, *, overwrite: bool = False) -> MixResult:
     """Make the rows of a mix and write them, their counts and their audit.
 
     ``NAME.jsonl`` holds the training rows, ``NAME-validation.jsonl`` the held-out ones,
@@ -85,7 +85,7 @@ def mix(recipe: MixRecipe, output: str | Path) -> MixResult:
     stages = recipe.all_stages()
     outputs = {stage.name: stage_path(target, stage.name) for stage in stages}
     for path in outputs.values():
-        check_output(path, recipe.inputs(), "validation")
+        check_output(path, recipe.inputs(), "validation", overwrite=overwrite)
     chosen = assignment_of(recipe)
     erasure = recipe.erasure
     treatment = Treatment(

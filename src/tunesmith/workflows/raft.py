@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema_raft import RaftOptions
 from tunesmith.errors import DataError, UsageError
-from tunesmith.storage import write_json
+from tunesmith.storage import storage_errors, write_json
 from tunesmith.workflows import console
+from tunesmith.workflows.idle import Need, refuse_idle
 from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.targets import check_output
 
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
     from tunesmith.data.raft.retrieval import Retriever
     from tunesmith.data.raft.rows import RaftRow, RaftSettings
 
+NEEDS: tuple[Need, ...] = (
+    *(
+        (name, "--ask address", lambda o: o.ask == "address")
+        for name in RaftOptions.model_fields
+        if name.startswith("address")
+    ),
+    ("model", "--ask model or --chunk-tokens", lambda o: o.ask == "model" or o.chunk_tokens),
+    *(
+        (name, "--ask model", lambda o: o.ask == "model")
+        for name in ("chat_template", "dtype", "device")
+    ),
+    ("embedding_model", "--retriever embeddings", lambda o: o.retriever == "embeddings"),
+    ("max_questions", "--ask templates, model or address", lambda o: o.ask != "given"),
+)
+"""Settings that say nothing without another one."""
 NAMED = 5
 """Skipped files and unmatched questions that a message names; all are counted."""
 REPLY_TOKENS = 400
@@ -40,7 +56,7 @@ class RaftResult:
 class RAFTDataGenerator:
     """RAFT rows from one file or folder, in Python: ``RAFTDataGenerator("data.txt").generate()``.
 
-    Further settings are those of ``tunesmith data raft``.
+    Further settings are those of ``tunesmith data raft``; rows that are there are replaced.
     """
 
     def __init__(
@@ -58,6 +74,7 @@ class RAFTDataGenerator:
             "chunk_size": chunk_size,
             "num_distractors": num_distractors,
             "distractor_probability": distractor_probability,
+            "overwrite": True,
             **settings,
         }
         self.options = resolve(RaftOptions, given, origin="argument").options
@@ -83,11 +100,12 @@ def make_raft(options: RaftOptions) -> RaftResult:
     console.set_level(options.log_level)
     output = Path(options.output)
     _check_places(options, output)
-    if options.address is not None and options.ask != "address":
-        raise UsageError("--address does nothing without --ask address.", hint="--ask address")
+    refuse_idle(options, NEEDS)
     settings = _settings(options)
     _check_columns(options)
-    library = read_documents(options.documents, _present(options.columns, *FIELDS, *TITLES))
+    library = read_documents(
+        options.documents, _present(options.columns, *FIELDS, *TITLES), options.encoding
+    )
     _tell_reading(library)
     chunks = _chunks(options, library)
     asked = _ask(options, library, chunks)
@@ -140,7 +158,17 @@ def _check_places(options: RaftOptions, output: Path) -> None:
     from tunesmith.data.writers import split_path
 
     inputs = [*options.documents, *([options.questions] if options.questions else [])]
-    check_output(output, inputs, "validation")
+    check_output(output, inputs, "validation", overwrite=options.overwrite)
+    for folder in map(Path, options.documents):
+        with storage_errors(folder, "read"):
+            inside = folder.is_dir()
+        if inside and output.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{str(output)!r} lies in {str(folder)!r}, where the next run would take it for "
+                "a document.",
+                expected="an output outside the documents",
+                hint=f"--output {folder.resolve().parent / output.name}",
+            )
     if options.statistics is None:
         return
     counts = Path(options.statistics).resolve()
@@ -178,8 +206,9 @@ def _chunks(options: RaftOptions, library: Library) -> list[Chunk]:
 
     limit, measure = options.chunk_size, count_words
     if options.chunk_tokens is not None:
-        loaded, _ = open_model(options)
-        tokenizer = loaded.tokenizer
+        from tunesmith.models.load import load_tokenizer
+
+        tokenizer = load_tokenizer(options.model).tokenizer
 
         def measure(text: str) -> int:
             return len(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -202,7 +231,9 @@ def _ask(options: RaftOptions, library: Library, chunks: Sequence[Chunk]) -> Ask
         if pairs:
             console.warn(f"--questions replaces the {len(pairs):,} questions of the documents")
         pairs = read_pairs(
-            options.questions, _present(options.columns, "question", "answer", "context")
+            options.questions,
+            _present(options.columns, "question", "answer", "context"),
+            options.encoding,
         )
     who = options.ask
     if who == "auto":

@@ -75,7 +75,7 @@ def _run_mix(recipe: MixRecipe, folder: Path, records: Records) -> Path:
     )
     # Of the recipe's own output only the format counts: the rows lie in the stage's folder.
     target = folder / f"rows{Path(recipe.output).suffix if recipe.output else '.jsonl'}"
-    result = mix(changed, target)
+    result = mix(changed, target, overwrite=True)
     write_json(folder / "manifest.json", {"counts": _counts(result.summary)})
     return target if not recipe.stages else beside(target, ".mix.json")
 
@@ -111,7 +111,7 @@ def _run_raft(options: RaftOptions, folder: Path, _: Records) -> Path:
 
     # Of the recipe's own output only the format counts: the rows lie in the stage's folder.
     target = folder / f"rows{Path(options.output).suffix or '.jsonl'}"
-    result = make_raft(options.model_copy(update={"output": str(target)}))
+    result = make_raft(options.model_copy(update={"output": str(target), "overwrite": True}))
     counts = {"made": {split: len(rows) for split, rows in result.rows.items()}}
     counts["made"] |= {"documents": result.counts["documents"], "chunks": result.counts["chunks"]}
     counts["discarded"] = result.counts["discarded questions"]

@@ -15,6 +15,7 @@ from tunesmith.data.spool import Spool, joined, pick
 from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.base import GradedTask, Task
 from tunesmith.workflows import console
+from tunesmith.workflows.idle import refuse_idle_split
 
 if TYPE_CHECKING:
     from tunesmith.types import Example, Problem
@@ -39,6 +40,7 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     if not config.dataset:
         return _generated(config, task)
     names, shares = split_shares(config.dataset)
+    _check_splits(config, names)
     by_example: dict[str, Problem] = {}
     parts = [_read(config, task, name, config.dataset_train_split, by_example) for name in names]
     examples = joined(_shared(parts, names, shares, config.seed))
@@ -67,6 +69,15 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     if isinstance(task, GradedTask) and task.name == "units":
         questions = task.problems("test", limit=config.eval_questions or 1)
     return Data(examples, held_out, questions[: config.eval_questions], repeated)
+
+
+def _check_splits(config: FineTuningConfig, names: Sequence[str]) -> None:
+    """Refuse splits that no source has; a test split of a plain file would be the training rows."""
+    if config.dataset_train_split != "train":
+        refuse_idle_split(names, config.dataset_train_split, "--dataset-train-split")
+    if config.dataset_test_split:
+        held = [config.eval_dataset or names[0]]
+        refuse_idle_split(held, config.dataset_test_split, "--dataset-test-split")
 
 
 def split_shares(sources: Sequence[str]) -> tuple[list[str], list[float] | None]:

@@ -9,7 +9,9 @@ from rich.text import Text
 
 from tunesmith.config.load import Resolved
 from tunesmith.config.schema_data import ShowOptions
+from tunesmith.errors import DataError
 from tunesmith.workflows import console
+from tunesmith.workflows.idle import refuse_idle_split
 from tunesmith.workflows.opening import open_renderer
 
 
@@ -20,6 +22,8 @@ def command(resolved: Resolved[ShowOptions]) -> int:
     from tunesmith.data.show import marked, spans, summary
 
     options = resolved.options
+    if options.split != "train":
+        refuse_idle_split(options.dataset, options.split, "--split")
     # Files first: a mistyped name should not wait for a tokenizer.
     found = [
         (
@@ -36,12 +40,14 @@ def command(resolved: Resolved[ShowOptions]) -> int:
     renderer, limit = open_renderer(options, options.model, options.max_length)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     out = Console(force_terminal=color, no_color=not color, highlight=False, soft_wrap=True)
+    kept = 0
     for source, layout, examples in found:
         console.say(f"{source}: {layout.name}, shown as task {options.task} would train on it.")
         for example in examples:
             rendered = renderer.encode(example, limit)
             if rendered.refused:
                 out.print(Text(f"{example.origin}: refused, {rendered.refused}"))
+            kept += len(rendered.rows)
             for row in rendered.rows:
                 out.print(Text(summary(row), style="bold"))
                 if color:
@@ -51,4 +57,4 @@ def command(resolved: Resolved[ShowOptions]) -> int:
                     out.print(Text.assemble(*parts))
                 else:
                     out.print(Text(marked(row, renderer)))
-    return 0
+    return 0 if kept else DataError.exit_code

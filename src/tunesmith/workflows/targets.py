@@ -23,10 +23,17 @@ class NothingLeftError(Exception):
     """Ends the writing of a file that would hold no row."""
 
 
-def check_output(path: Path, inputs: Iterable[str | Path], split: str | None = None) -> None:
+def check_output(
+    path: Path,
+    inputs: Iterable[str | Path],
+    split: str | None = None,
+    *,
+    overwrite: bool,
+) -> None:
     """Refuse a place with no format, one that is read, and one that holds something else.
 
-    ``split`` names a second one that is written beside the rows.
+    ``split`` names a second one that is written beside the rows. Rows that are there already are
+    replaced only with ``overwrite``.
     """
     from tunesmith.data.writers import SUFFIXES, split_path
 
@@ -42,12 +49,16 @@ def check_output(path: Path, inputs: Iterable[str | Path], split: str | None = N
                 f"{str(name)!r} would be overwritten by what is made of it.",
                 expected="an output of another name",
             )
+    beside = split_path(path, split) if split else path
     with storage_errors(path):
         free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        taken = path if not free else beside if beside.is_file() else None
     if not free and path.is_dir() is bool(path.suffix):
         raise _in_the_way(path)
     if not free and path.is_dir() and not any((path / name).is_file() for name in SAVED):
         raise _in_the_way(path)
+    if taken is not None and not overwrite:
+        raise UsageError(f"{str(taken)!r} is there already.", hint="--overwrite replaces it")
 
 
 def _in_the_way(path: Path) -> UsageError:
@@ -77,11 +88,8 @@ def check_targets(
         targets = {path.resolve(): path for path in (kept, refused)}
     if len(targets) == 1:
         raise UsageError("--output and --rejects are the same file.")
-    check_output(kept, sources)
-    check_output(refused, sources)
-    for path in targets.values():
-        if path.exists() and not overwrite:
-            raise UsageError(f"{str(path)!r} is there already.", hint="--overwrite replaces it")
+    check_output(kept, sources, overwrite=overwrite)
+    check_output(refused, sources, overwrite=overwrite)
     return kept, refused
 
 
@@ -116,26 +124,36 @@ def write_kept(
     from tunesmith.storage import whole_file
 
     place: list[Origin] = []
+    own: list[Exception] = []
 
     def fields(file: IO[bytes]) -> Iterator[Mapping[str, Any]]:
-        for origin, row in rows(file):
-            place[:] = [origin]
-            yield row
+        try:
+            for origin, row in rows(file):
+                place[:] = [origin]
+                yield row
+        except Exception as failure:
+            own.append(failure)
+            raise
 
     with whole_file(rejects) as file:
         try:
-            with _writable(output, place):
+            with _writable(output, place, own):
                 write_rows(output, fields(file))
         except NothingLeftError:
             pass
 
 
 @contextmanager
-def _writable(output: Path, place: list[Origin]) -> Iterator[None]:
-    """Turn a value that the format has no form for (a date, NaN, mixed types) into a sentence."""
+def _writable(output: Path, place: list[Origin], own: list[Exception]) -> Iterator[None]:
+    """Turn a value that the format has no form for (a date, NaN, mixed types) into a sentence.
+
+    Failures in ``own`` come from the making of the rows, not from their writing, and stay.
+    """
     try:
         yield
     except (TypeError, ValueError, OverflowError) as failure:
+        if failure in own:
+            raise
         at = f" up to {place[0]}" if place else ""
         raise DataError(
             f"A row{at} cannot be written to {output}: {failure}.",

@@ -13,6 +13,7 @@ from tunesmith.config.load import Resolved
 from tunesmith.config.schema_data import ValidateOptions
 from tunesmith.errors import DataError, UsageError
 from tunesmith.workflows import console
+from tunesmith.workflows.idle import Need, refuse_idle, refuse_idle_split
 from tunesmith.workflows.targets import NothingLeftError, check_targets, write_kept
 
 if TYPE_CHECKING:
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from tunesmith.data.validate import Checker, Judgement
     from tunesmith.types import Origin
 
+NEEDS: tuple[Need, ...] = (
+    ("max_length", "--model", lambda options: options.model is not None),
+    ("chat_template", "--model", lambda options: options.model is not None),
+    ("overwrite", "--fix FILE", lambda options: options.fix is not None),
+)
+"""Settings that say nothing without another one."""
 REPEATED = "exact duplicates left out"
-REFUSED = 3
-"""Exit code when more rows are refused than allowed."""
 
 
 def command(resolved: Resolved[ValidateOptions]) -> int:
@@ -37,7 +42,7 @@ def command(resolved: Resolved[ValidateOptions]) -> int:
     broken = [one.source for one in judged if one.cut_short]
     if broken:
         console.warn(f"{', '.join(broken)} could not be read to the end")
-    return REFUSED if broken or refused > options.allow_refused * whole else 0
+    return DataError.exit_code if broken or refused > options.allow_refused * whole else 0
 
 
 def validate(options: ValidateOptions) -> list[Judgement]:
@@ -47,13 +52,9 @@ def validate(options: ValidateOptions) -> list[Judgement]:
 
     if options.fix and len(options.dataset) > 1:
         raise UsageError("--fix takes one source at a time.", hint="run it once for each file")
-    if options.model is None and (options.max_length or options.chat_template != "auto"):
-        raise UsageError(
-            "--max-length and --chat-template do nothing without --model.",
-            hint="--model tunesmith/tiny",
-        )
-    if options.overwrite and not options.fix:
-        raise UsageError("--overwrite does nothing without --fix.", hint="--fix corrected.jsonl")
+    refuse_idle(options, NEEDS)
+    if options.split != "train":
+        refuse_idle_split(options.dataset, options.split, "--split")
     places: tuple[Path, Path] | None = None
     if options.fix:
         inputs = [*options.dataset, *([options.against] if options.against else [])]
@@ -62,7 +63,10 @@ def validate(options: ValidateOptions) -> list[Judgement]:
         )
     renderer: Renderer | None = None
     limit = options.max_length or 0
-    opened = [(source, _open(source, options)) for source in options.dataset]
+    opened = [
+        (source, _open(source, options, options.split, options.max_rows))
+        for source in options.dataset
+    ]
     if options.model is not None:
         from tunesmith.workflows.opening import open_renderer
 
@@ -84,12 +88,12 @@ def validate(options: ValidateOptions) -> list[Judgement]:
     return judged
 
 
-def _open(source: str, options: ValidateOptions) -> Any:
+def _open(source: str, options: ValidateOptions, split: str, max_rows: int | None) -> Any:
     from tunesmith.data.formats import Examples
     from tunesmith.data.readers import scan
 
-    found = scan(source, split=options.split, encoding=options.encoding)
-    return Examples(islice(found, options.max_rows), options.columns)
+    found = scan(source, split=split, encoding=options.encoding)
+    return Examples(islice(found, max_rows), options.columns)
 
 
 def _checked(
@@ -182,7 +186,8 @@ def _tests(options: ValidateOptions) -> OverlapIndex | None:
     if not options.against:
         return None
     questions = []
-    for item in _open(options.against, options):
+    # All of them, however few rows are looked at.
+    for item in _open(options.against, options, "test", None):
         if isinstance(item, Fault):
             raise item.error()
         questions.append(question_of(item))

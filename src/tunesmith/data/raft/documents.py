@@ -81,7 +81,11 @@ BUILT_IN = "tunesmith/village"
 VILLAGE = Path(__file__).parent.parent.parent / "assets" / "village"
 
 
-def read_documents(sources: Iterable[str], columns: Mapping[str, str] | None = None) -> Library:
+def read_documents(
+    sources: Iterable[str],
+    columns: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+) -> Library:
     """Read every source, a file or a folder (recursive, sorted), into one library.
 
     Files of an unknown kind inside a folder are listed in ``skipped``; a named file that cannot
@@ -94,9 +98,9 @@ def read_documents(sources: Iterable[str], columns: Mapping[str, str] | None = N
         with storage_errors(path, "read"):
             inside = path.is_dir()
         if inside:
-            _folder(path, columns or {}, library)
+            _folder(path, columns or {}, encoding, library)
         else:
-            _file(path, path.name, columns or {}, library)
+            _file(path, path.name, columns or {}, encoding, library)
     _drop_copies(library)
     if not library.documents:
         named = "; ".join(library.skipped[:3]) or "there is no file in it"
@@ -107,7 +111,9 @@ def read_documents(sources: Iterable[str], columns: Mapping[str, str] | None = N
     return library
 
 
-def _folder(folder: Path, columns: Mapping[str, str], library: Library) -> None:
+def _folder(
+    folder: Path, columns: Mapping[str, str], encoding: str | None, library: Library
+) -> None:
     from tunesmith.data.raft.docqa import fairytales, is_fairytales
 
     if is_fairytales(folder):
@@ -122,7 +128,7 @@ def _folder(folder: Path, columns: Mapping[str, str], library: Library) -> None:
         elif suffix_of(path) not in (*TEXTS, *TABLES):
             library.skipped.append(f"{name}: {suffix_of(path) or 'no suffix'} is not read")
         else:
-            _file(path, name, columns, library)
+            _file(path, name, columns, encoding, library)
 
 
 def suffix_of(path: Path) -> str:
@@ -131,12 +137,14 @@ def suffix_of(path: Path) -> str:
     return Path(name).suffix.lower()
 
 
-def _file(path: Path, name: str, columns: Mapping[str, str], library: Library) -> None:
+def _file(
+    path: Path, name: str, columns: Mapping[str, str], encoding: str | None, library: Library
+) -> None:
     suffix = suffix_of(path)
     if not path.exists():
         raise missing(path)
     if suffix in TABLES:
-        _table(path, name, columns, library)
+        _table(path, name, columns, encoding, library)
         return
     if suffix not in TEXTS:
         raise DataError(
@@ -146,9 +154,9 @@ def _file(path: Path, name: str, columns: Mapping[str, str], library: Library) -
     if suffix == ".pdf":
         texts = [_pdf(path, name, library)]
     elif suffix in (".html", ".htm"):
-        texts = [_html(whole_text(path))]
+        texts = [_html(whole_text(path, encoding))]
     else:
-        texts = _marked(whole_text(path), suffix)
+        texts = _marked(whole_text(path, encoding), suffix)
     for number, (title, text) in enumerate(texts, 1):
         whole = name if len(texts) == 1 else f"{name}:{number}"
         if not text.strip():
@@ -228,17 +236,19 @@ def _pdf(path: Path, name: str, library: Library) -> tuple[str, str]:
     return title, re.sub(r"(?<=[a-z])-\n(?=[a-z])", "", joined)
 
 
-def _table(path: Path, name: str, columns: Mapping[str, str], library: Library) -> None:
+def _table(
+    path: Path, name: str, columns: Mapping[str, str], encoding: str | None, library: Library
+) -> None:
     from tunesmith.data.raft.docqa import adapted
 
     if suffix_of(path) == ".json":
         try:
-            content: Any = json.loads(whole_text(path))
+            content: Any = json.loads(whole_text(path, encoding))
         except ValueError:
             content = None  # JSON Lines under another name, or a fault that read_rows names
         if adapted(content, path, library):
             return
-    rows = [renamed(row, columns) for row in read_rows(str(path))]
+    rows = [renamed(row, columns) for row in read_rows(str(path), encoding=encoding)]
     if adapted([row.fields for row in rows], path, library):
         return
     wanted = field_of(rows[0])

@@ -180,10 +180,12 @@ def _holding(pair: Pair, ranked: Iterable[int], chunks: Sequence[Chunk]) -> int 
     return None
 
 
-def read_pairs(path: str, columns: Mapping[str, str] | None = None) -> list[Pair]:
+def read_pairs(
+    path: str, columns: Mapping[str, str] | None = None, encoding: str | None = None
+) -> list[Pair]:
     """Read a file of questions with answers, and a context where one stands beside them."""
     found = []
-    for raw in read_rows(path):
+    for raw in read_rows(path, encoding=encoding):
         row = renamed(raw, columns or {})
         values = [row.fields.get(name) for name in ("question", "answer", "context")]
         question, answer, context = values
