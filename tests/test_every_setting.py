@@ -58,6 +58,7 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("save_total_limit", 2, {"save_steps": 1}, "files"),
     ("load_best_model_at_end", True, OFTEN, "files"),
     ("early_stopping_patience", 1, OFTEN, "files"),
+    ("nonfinite", "rewind", {}, "files"),
     ("logging_steps", 1, {}, "lines"),
     ("report_to", "tensorboard", {}, "files"),
     ("eval_questions", 2, UNITS, "answers"),
@@ -71,6 +72,7 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
 ELSEWHERE = {
     "resume": "test_workflows and test_methods: goes on to the same weights",
     "overwrite": "test_rundir: replaces the folder",
+    "max_nonfinite_steps": "test_policy: when a run stops after all",
     "log_level": "test_cli: what is shown",
 }
 """Settings that change what a second command does, or nothing of the run."""

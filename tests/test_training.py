@@ -16,7 +16,8 @@ from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.errors import ModelError, TrainingError
 from tunesmith.models.adapters import add_lora, freeze_bottom, recompute_activations
 from tunesmith.train.batches import Plan, epoch_order, make_plan, pack
-from tunesmith.train.loop import Ledger, Settings, State, _backward, fit, make_optimizer
+from tunesmith.train.ledger import Ledger
+from tunesmith.train.loop import Settings, State, _backward, fit, make_optimizer
 from tunesmith.train.losses import packed_rows, row_losses, token_losses
 from tunesmith.train.schedule import factor, warmup_steps
 from tunesmith.types import Encoded, Origin

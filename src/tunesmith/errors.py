@@ -6,7 +6,7 @@ TunesmithError                 exit code 1
 ├── ContractError              4   a row breaks the token contract
 ├── ModelError                 5   a model folder that cannot be loaded or used
 ├── TrainingError              6   training that cannot go on, such as a ledger that does not add up
-│   └── DivergedError          6   a loss or gradient that is not finite
+│   └── DivergedError          6   a loss, gradient or weight that is not finite
 ├── CheckpointError            7   nothing valid to resume from, or a run folder in use
 └── StorageError               8   a full disk, a folder without write permission
 Interrupted                    130 stopped by a signal, resumable
@@ -56,7 +56,24 @@ class TrainingError(TunesmithError):
 
 
 class DivergedError(TrainingError):
-    pass
+    """A loss, gradient or weight that is not finite; what a return to a checkpoint has to know."""
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        expected: str = "",
+        hint: str = "",
+        step: int | None = None,
+        why: str = "",
+        weights_until: int | None = None,
+    ) -> None:
+        super().__init__(found, expected=expected, hint=hint)
+        self.step = step
+        """The step to blame, counted from 0, where it is known."""
+        self.why = why
+        self.weights_until = weights_until
+        """Steps done when weights were found broken; None where weights are finite."""
 
 
 class CheckpointError(TunesmithError):

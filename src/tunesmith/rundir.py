@@ -48,6 +48,7 @@ CONTENTS = (
     "manifest.json",
     "metrics.jsonl",
     "checkpoints",
+    "decisions.json",
     "best_model",
     "final_model",
     "eval",
@@ -70,6 +71,7 @@ class RunDir:
         self.manifest = self.path / "manifest.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.decisions = self.path / "decisions.json"
         self.best_model = self.path / "best_model"
         self.final_model = self.path / "final_model"
         self.eval = self.path / "eval"

@@ -173,6 +173,10 @@ class RunOptions(OutputOptions):
     """End with the model of the lowest held-out loss instead of the last one."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after so many held-out losses without a better one, and end with the best model."""
+    nonfinite: Literal["stop", "skip", "rewind"] = "stop"
+    """Where a loss or gradient is not finite: stop, skip the step, or also go back a checkpoint."""
+    max_nonfinite_steps: int = Field(default=3, ge=1)
+    """Steps that may be skipped for it before the run stops."""
     logging_steps: int = Field(default=10, ge=1)
     """Steps between lines of metrics."""
     report_to: Literal["tensorboard", "none"] = "tensorboard"

@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import CheckpointError
 from tunesmith.storage import hash_file, whole_folder
-from tunesmith.train.loop import Ledger, State
+from tunesmith.train.ledger import Ledger
+from tunesmith.train.loop import State
+from tunesmith.train.policy import check_finite
 
 MANIFEST = "manifest.json"
 KEPT_AT_LEAST = 2
@@ -31,7 +33,12 @@ def name(step: int) -> str:
 
 
 def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
-    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller."""
+    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller.
+
+    Raises ``DivergedError`` for weights that are not finite, so that every checkpoint is a good
+    one, and ``StorageError``, with the bytes that are needed, where the disk has no room.
+    """
+    check_finite(state)
     target = folder / name(state.step)
     with whole_folder(target) as partial:
         trained = {
@@ -42,8 +49,14 @@ def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
         save_file(trained, partial / "model.safetensors")
         tensors, numbers = _flat(state.optimizer)
         save_file(tensors, partial / "optimizer.safetensors")
-        ledger = {"count": state.ledger.count, "digest": state.ledger.digest}
-        content = {"step": state.step, "ledger": ledger, "optimizer": numbers, "extra": extra}
+        content = {
+            "step": state.step,
+            "ledger": state.ledger.to_json(),
+            "optimizer": numbers,
+            "scaler": state.scaler.state_dict() if state.scaler is not None else None,
+            "overflows": state.overflows,
+            "extra": extra,
+        }
         (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
         manifest = {
             path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
@@ -93,7 +106,10 @@ def restore(path: Path, state: State) -> dict[str, Any]:
     content = json.loads((path / "state.json").read_text(encoding="utf-8"))
     _unflat(state.optimizer, load_file(path / "optimizer.safetensors"), content["optimizer"])
     state.step = int(content["step"])
-    state.ledger = Ledger(int(content["ledger"]["count"]), str(content["ledger"]["digest"]))
+    state.ledger = Ledger.from_json(content["ledger"])
+    state.overflows = int(content.get("overflows", 0))
+    if state.scaler is not None and content.get("scaler"):
+        state.scaler.load_state_dict(content["scaler"])
     extra: dict[str, Any] = content["extra"]
     return extra
 

@@ -11,12 +11,17 @@ from typing import Any
 
 import torch
 
-from tunesmith.errors import DivergedError, Interrupted, TrainingError
+from tunesmith.errors import Interrupted
+from tunesmith.train import policy as nonfinite
 from tunesmith.train.batches import Plan, pack
+from tunesmith.train.decisions import Decisions
 from tunesmith.train.groups import parameter_groups
+from tunesmith.train.ledger import Ledger
 from tunesmith.train.losses import lengths, packed_rows, token_losses
 from tunesmith.train.noise import noisy_embeddings
+from tunesmith.train.policy import STOP, Policy
 from tunesmith.train.schedule import factor
+from tunesmith.train.shrink import within_memory
 from tunesmith.types import Encoded
 
 
@@ -63,28 +68,8 @@ class StepResult:
     trained_tokens: int
     seconds: float
     rows: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Ledger:
-    """Which rows were trained: their number and a running hash over them in order."""
-
-    count: int = 0
-    digest: str = ""
-
-    def add(self, rows: Sequence[int]) -> None:
-        """Note the rows of one finished step."""
-        text = f"{self.digest}|{','.join(map(str, rows))}"
-        self.digest = hashlib.sha256(text.encode()).hexdigest()
-        self.count += len(rows)
-
-    @classmethod
-    def planned(cls, plan: Plan, steps: int) -> Ledger:
-        """Return what a ledger must say after so many steps."""
-        ledger = cls()
-        for step in range(steps):
-            ledger.add(plan.step_rows(step))
-        return ledger
+    skipped: str = ""
+    """Why no update was made; "" for a step that made one."""
 
 
 @dataclass(slots=True)
@@ -95,6 +80,11 @@ class State:
     optimizer: torch.optim.Optimizer
     step: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+    scaler: Any = None
+    """That of fp16."""
+    overflows: int = 0
+    """Steps in a row that the scaler has skipped."""
+    decisions: Decisions = field(default_factory=Decisions)
 
 
 def make_optimizer(model: Any, settings: Settings) -> torch.optim.Optimizer:
@@ -120,16 +110,19 @@ def fit(
     *,
     rate_at: Callable[[int], float] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    policy: Policy = STOP,
 ) -> Iterator[StepResult]:
     """Train from ``state.step`` to the end of the plan, yielding after every step.
 
     ``rate_at`` gives the rate of a step, counted from 0, in place of the schedule. Raises
-    ``DivergedError`` before an update that would not be finite, naming the rows, and
-    ``TrainingError`` at the end if other rows were trained than planned. ``Interrupted`` when
-    ``should_stop`` turns true: the running step is given up, the state is the one after the last
-    yielded step.
+    ``DivergedError`` before an update that would not be finite, naming the rows, unless ``policy``
+    skips it, and ``TrainingError`` at the end if other rows were trained than planned.
+    ``Interrupted`` when ``should_stop`` turns true: the running step is given up, the state is the
+    one after the last yielded step.
     """
     state.model.train()
+    if state.scaler is None:
+        state.scaler = getattr(accelerator, "scaler", None)
     sizes = lengths(rows)
     while state.step < plan.total_steps:
         began = time.perf_counter()
@@ -140,34 +133,24 @@ def fit(
             share = factor(settings.schedule, state.step, plan.total_steps, settings.warmup)
         for group in state.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
-        # Dropout draws from a stream of its own for each step, so no random state has to be saved.
-        with torch.random.fork_rng():
-            torch.manual_seed(_step_seed(plan.seed, state.step, accelerator.process_index))
-            loss, trained = _backward(
-                state,
-                rows,
-                picked,
-                sizes,
-                settings,
-                accelerator,
-                should_stop,
-                seed=f"{plan.seed}/{state.step}",
+        loss, norm, trained = float("nan"), float("nan"), 0
+        skipped = state.decisions.skips.get(state.step, "")
+        if not skipped:
+            loss, trained = _gradients(
+                state, rows, picked, sizes, settings, accelerator, should_stop, plan.seed
             )
-        norm = _clip(state, settings, accelerator)
-        if not (
-            loss == loss and abs(loss) != float("inf") and norm == norm and norm < float("inf")
-        ):
+            nonfinite.unscale(state)
+            norm = _clip(state, settings, accelerator)
+            skipped = nonfinite.judge(state, rows, picked, loss, norm, policy)
+        if skipped:
+            state.ledger.skip(state.step, picked)
+            state.step += 1
+        else:
+            state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
-            places = ", ".join(str(rows[at].origin) for at in picked[:8])
-            raise DivergedError(
-                f"Step {state.step + 1}: loss {loss}, gradient norm {norm}; no update was made. "
-                f"Rows: {places}.",
-                hint="a lower --learning-rate, or look at these rows",
-            )
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        state.ledger.add(picked)
+            state.step += 1
+            nonfinite.check_update(state, rows, picked)
+            state.ledger.add(picked)
         yield StepResult(
             state.step,
             state.step / plan.steps_an_epoch,
@@ -178,17 +161,41 @@ def fit(
             trained,
             time.perf_counter() - began,
             tuple(picked),
+            skipped,
         )
-    check_ledger(state, plan, plan.total_steps)
+    nonfinite.check_finite(state)
+    state.ledger.check(plan, plan.total_steps)
 
 
-def check_ledger(state: State, plan: Plan, steps: int) -> None:
-    """Raise ``TrainingError`` if other rows were trained than those planned for so many steps."""
-    if state.ledger != Ledger.planned(plan, steps):
-        raise TrainingError(
-            f"The ledger does not add up: {state.ledger.count} rows were trained, "
-            "not the planned ones in the planned order."
-        )
+def _gradients(
+    state: State,
+    rows: Sequence[Encoded],
+    picked: Sequence[int],
+    sizes: Sequence[int],
+    settings: Settings,
+    accelerator: Any,
+    should_stop: Callable[[], bool],
+    plan_seed: int,
+) -> tuple[float, int]:
+    """Make a step's gradients, in smaller micro-batches where memory runs out."""
+
+    def compute(shaped: Settings) -> tuple[float, int]:
+        # Dropout draws from a stream of its own for each step, so no random state has to be saved.
+        with torch.random.fork_rng():
+            torch.manual_seed(_step_seed(plan_seed, state.step, accelerator.process_index))
+            return _backward(
+                state,
+                rows,
+                picked,
+                sizes,
+                shaped,
+                accelerator,
+                should_stop,
+                seed=f"{plan_seed}/{state.step}",
+            )
+
+    step_lengths = [sizes[at] for at in picked]
+    return within_memory(compute, state, step_lengths, settings, accelerator)
 
 
 def _backward(

@@ -27,6 +27,8 @@ def untouched(state: State) -> Iterator[None]:
     # A deep copy, because the optimiser hands out the tensors that it goes on to change.
     saved = copy.deepcopy(optimizer.state_dict())
     step, ledger, modes = state.step, replace(state.ledger), _modes(model)
+    overflows, scaler = state.overflows, state.scaler
+    scale = scaler.state_dict() if scaler is not None else None
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
@@ -37,7 +39,9 @@ def untouched(state: State) -> Iterator[None]:
                 tensor.copy_(value)
         optimizer.zero_grad(set_to_none=True)
         optimizer.load_state_dict(saved)
-        state.step, state.ledger = step, ledger
+        state.step, state.ledger, state.overflows = step, ledger, overflows
+        if scaler is not None:
+            scaler.load_state_dict(scale)
         for module, training in modes:
             module.training = training
         random.setstate(generators[0])

@@ -17,6 +17,7 @@ from tunesmith.workflows.method import check_method, settle_adapter
 from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.progress import check_held_out
 from tunesmith.workflows.rows import Data, gather, split_shares
+from tunesmith.workflows.safety import check_precision, check_safety
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
@@ -44,10 +45,12 @@ def open_training(resolved: Resolved[Any]) -> Opened:
     config: FineTuningConfig = resolved.options
     console.set_level(config.log_level)
     check_method(resolved)
+    check_safety(resolved)
     changed = [[name, value, source] for name, value, source in resolved.describe()]
     console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
     data = gather(config, get_task(config.task))
     loaded, renderer = open_model(config, trainable=True)
+    check_precision(config, loaded)
     config = settle_adapter(config, resolved.sources, loaded)
     if config.max_length > loaded.max_positions:
         chosen = resolved.sources.get("max_length", "default")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.errors import CheckpointError, Interrupted
+from tunesmith.errors import CheckpointError, DivergedError, Interrupted
 from tunesmith.rundir import RunDir
-from tunesmith.workflows import console
+from tunesmith.workflows import console, safety
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.progress import Progress, wants_best
 from tunesmith.workflows.resuming import checkpoint_to_resume
@@ -75,6 +75,8 @@ class _Run:
     """One training run: holds the parts together and owns the rhythm."""
 
     def __init__(self, opened: Opened, run: RunDir) -> None:
+        from tunesmith.train.machine import fingerprint
+
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
         self.run = run
@@ -83,6 +85,8 @@ class _Run:
         self.progress = Progress()
         self.losses: list[float] = []
         self.records: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self.machine = fingerprint(self.accelerator, self.loaded.dtype)
 
     def go(self) -> TrainResult:
         """Train to the end, or to a signal, and leave a finished run."""
@@ -93,7 +97,7 @@ class _Run:
         state = self._state(settings)
         first, began = state.step, time.monotonic()
         try:
-            self._loop(state, settings)
+            self._train(state, settings)
         except Interrupted:
             self._checkpoint(state)
             console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
@@ -101,7 +105,9 @@ class _Run:
         held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
         seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
-        notes = self._early_stop(state)
+        notes = self.notes + self._early_stop(state)
+        unit = "tokens" if settings.packing else "rows"
+        notes += safety.closing_notes(self.records, state.decisions, unit)
         if self.accelerator.is_main_process:
             self._write_metrics()
             if state.step != self.progress.best_step and self._take_best():
@@ -128,7 +134,11 @@ class _Run:
                 before,
             )
         return TrainResult(
-            self.run.path, self.run.final_model, state.step, self.losses[-1], held_loss
+            self.run.path,
+            self.run.final_model,
+            state.step,
+            self.losses[-1] if self.losses else float("nan"),
+            held_loss,
         )
 
     def _take_best(self) -> bool:
@@ -147,11 +157,9 @@ class _Run:
 
     def _early_stop(self, state: State) -> list[str]:
         """Check a run that stopped early, and return what there is to say about it."""
-        from tunesmith.train.loop import check_ledger
-
         if state.step >= self.plan.total_steps:
             return []
-        check_ledger(state, self.plan, state.step)
+        state.ledger.check(self.plan, state.step)
         return [
             f"Stopped early, after step {state.step} of {self.plan.total_steps}: the last "
             f"{self.progress.since} held-out losses were not below {self.progress.best:.4f}, that "
@@ -159,22 +167,45 @@ class _Run:
         ]
 
     def _state(self, settings: Settings) -> State:
-        from tunesmith.train import checkpoint
         from tunesmith.train.loop import State, make_optimizer
 
         config = self.config
         model = make_trainable(config, self.loaded, self.accelerator)
         state = State(model, make_optimizer(model, settings))
+        state.scaler = getattr(self.accelerator, "scaler", None)
+        decided = None
         if config.resume is not None:
             path = checkpoint_to_resume(self.run, config.resume)
-            extra = checkpoint.restore(path, state)
-            self.losses, self.records = extra["losses"], extra["records"]
-            self.progress = Progress.from_json(extra)
+            extra = self._restore(path, state)
+            decided = extra.get("decisions")
             console.say(f"Resumed from {path.name}.")
+            self.notes += safety.warn_of_machine(extra.get("machine"), self.machine)
+        main = self.accelerator.is_main_process
+        state.decisions = safety.open_decisions(self.run, decided, main=main)
+        if config.nonfinite == "rewind" and config.resume is None:
+            self._checkpoint(state)  # there must be one to go back to
         return state
+
+    def _restore(self, path: Path, state: State) -> dict[str, Any]:
+        from tunesmith.train import checkpoint
+
+        extra = checkpoint.restore(path, state)
+        self.losses, self.records = extra["losses"], extra["records"]
+        self.progress = Progress.from_json(extra)
+        return extra
+
+    def _train(self, state: State, settings: Settings) -> None:
+        """Train to the end, going back to a checkpoint where that is the policy."""
+        while True:
+            try:
+                return self._loop(state, settings)
+            except DivergedError as failure:
+                path = safety.go_back(failure, self.config, state.decisions, self.run)
+            self._restore(path, state)
 
     def _loop(self, state: State, settings: Settings) -> None:
         from tunesmith.train.loop import fit
+        from tunesmith.train.policy import check_finite
 
         writer = self._tensorboard()
         total = self.plan.total_steps
@@ -191,10 +222,14 @@ class _Run:
                 settings,
                 self.accelerator,
                 should_stop=stop,
+                policy=safety.make_policy(self.config),
             )
             for done in steps:
-                self.losses.append(done.loss)
-                self._log(done, writer)
+                if done.skipped:
+                    self._record(safety.skip_record(done, self.rows.rows), None)
+                else:
+                    self.losses.append(done.loss)
+                    self._log(done, writer)
                 bar.advance(
                     note=f"loss {done.loss:.3f}  lr {done.learning_rate:.1e}  "
                     f"{done.tokens / done.seconds:,.0f} tokens/s"
@@ -203,6 +238,7 @@ class _Run:
                 strategy = self.config.eval_strategy
                 period = every if strategy == "epoch" else self.config.eval_steps
                 if self.held.rows and strategy != "no" and not last and done.step % period == 0:
+                    check_finite(state)
                     self._held_out_loss(done.step, writer)
                 saves = every if self.config.save_steps == "epoch" else self.config.save_steps
                 best = wants_best(self.config) and self.progress.best_step == done.step
@@ -261,6 +297,7 @@ class _Run:
         model = state.model
         state.model = self.loaded.model
         extra = {"losses": self.losses, "records": self.records, **self.progress.to_json()}
+        extra |= {"decisions": state.decisions.to_json(), "machine": self.machine}
         checkpoint.save(self.run.checkpoints, state, extra)
         best = self.progress.best_step if wants_best(self.config) else None
         checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)

@@ -17,6 +17,8 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
     whole: dict[str, object] = {
         "resume": config.resume,
         "overwrite": config.overwrite,
+        "nonfinite": config.nonfinite,
+        "max_nonfinite_steps": config.max_nonfinite_steps,
         "logging_steps": config.logging_steps,
         "report_to": config.report_to,
         "eval_questions": config.eval_questions,
