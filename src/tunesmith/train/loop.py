@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,9 @@ from tunesmith.train.losses import lengths, packed_rows, token_losses
 from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.schedule import factor
 from tunesmith.types import Encoded
+
+if TYPE_CHECKING:
+    from tunesmith.train.trunk_cache import TrunkCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,12 @@ def fit(
     *,
     rate_at: Callable[[int], float] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    trunk: TrunkCache | None = None,
 ) -> Iterator[StepResult]:
     """Train from ``state.step`` to the end of the plan, yielding after every step.
 
-    ``rate_at`` gives the rate of a step, counted from 0, in place of the schedule. Raises
+    ``rate_at`` gives the rate of a step, counted from 0, in place of the schedule. ``trunk`` keeps
+    the output of the frozen layers, which then run for a row once. Raises
     ``DivergedError`` before an update that would not be finite, naming the rows, and
     ``TrainingError`` at the end if other rows were trained than planned. ``Interrupted`` when
     ``should_stop`` turns true: the running step is given up, the state is the one after the last
@@ -152,6 +157,7 @@ def fit(
                 accelerator,
                 should_stop,
                 seed=f"{plan.seed}/{state.step}",
+                trunk=trunk,
             )
         norm = _clip(state, settings, accelerator)
         if not (
@@ -182,6 +188,21 @@ def fit(
     check_ledger(state, plan, plan.total_steps)
 
 
+def micro_batches(
+    picked: Sequence[int],
+    sizes: Sequence[int],
+    settings: Settings,
+    process: int = 0,
+    processes: int = 1,
+) -> list[list[int]]:
+    """Return the rows of each micro-batch of a step, as one of the processes has them."""
+    mine = list(picked[process::processes])
+    if settings.packing:
+        return pack(mine, sizes, settings.capacity)
+    size = settings.rows_a_micro_batch
+    return [mine[at : at + size] for at in range(0, len(mine), size)]
+
+
 def check_ledger(state: State, plan: Plan, steps: int) -> None:
     """Raise ``TrainingError`` if other rows were trained than those planned for so many steps."""
     if state.ledger != Ledger.planned(plan, steps):
@@ -200,20 +221,17 @@ def _backward(
     accelerator: Any,
     should_stop: Callable[[], bool],
     seed: str = "",
+    trunk: TrunkCache | None = None,
 ) -> tuple[float, int]:
     """Accumulate the gradients of a step; return its loss and the trained tokens.
 
     Sums over micro-batches and processes are divided once by the weight of all trained tokens of
     the step, so neither packing nor accumulation nor the number of processes changes the loss.
     """
-    mine = picked[accelerator.process_index :: accelerator.num_processes]
     weight = sum(sum(rows[at].weights) for at in picked)
     trained = sum(1 for at in picked for w in rows[at].weights if w)
-    if settings.packing:
-        batches = pack(mine, sizes, settings.capacity)
-    else:
-        size = settings.rows_a_micro_batch
-        batches = [list(mine[at : at + size]) for at in range(0, len(mine), size)]
+    mine, of = accelerator.process_index, accelerator.num_processes
+    batches = micro_batches(picked, sizes, settings, mine, of)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     for number, members in enumerate(batches):
         if should_stop():
@@ -227,7 +245,8 @@ def _backward(
         whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
         with nullcontext() if last else accelerator.no_sync(state.model), whole:
             noise = _noise(state, settings, members, sizes, seed)
-            with accelerator.autocast(), noise:
+            stored = nullcontext() if trunk is None else trunk.stored(members)
+            with stored, accelerator.autocast(), noise:
                 losses, weights, _ = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )
