@@ -32,6 +32,7 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("use_dora", True, LORA, "trained"),
     ("lora_plus_ratio", 8.0, LORA, "groups"),
     ("freeze_ratio", 0.5, {}, "trained"),
+    ("trunk_cache", "off", {"freeze_ratio": 0.5, "max_steps": 12}, "trunk"),
     ("learning_rate", 0.02, {}, "groups"),
     ("num_epochs", 2, {}, "rows"),
     ("max_steps", 5, {}, "rows"),
@@ -127,6 +128,7 @@ def run_and_look(
         return made
 
     def all_steps(*given: Any, **more: Any) -> Iterator[Any]:
+        found["trunk"] = more.get("trunk") is not None
         for done in fit(*given, **more):
             found["rows"].append(done.rows)
             found["rates"].append(done.learning_rate)

@@ -55,6 +55,7 @@ CONTENTS = (
     "comparison.json",
     "report.html",
     "tensorboard",
+    "trunk.cache",
 )
 """All that a run writes into its folder, and all that ``overwrite`` removes from it."""
 
@@ -77,6 +78,7 @@ class RunDir:
         self.eval = self.path / "eval"
         self.report = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
+        self.trunk = self.path / "trunk.cache"
         self.existed = False
         """Whether ``create`` found the folder there (to resume or to overwrite)."""
         self._lock: int | None = None

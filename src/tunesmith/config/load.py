@@ -195,9 +195,11 @@ def _shaped(kind: type[Options], name: str, value: Any, place: str, faults: list
         value = os.fspath(value)
     if value == "None" and fields.is_optional(kind, name):
         return None
-    if value is False and "no" in fields.choices(kind, name):
-        # YAML 1.1 reads an unquoted no as false.
-        return "no"
+    if isinstance(value, bool):
+        # YAML 1.1 reads an unquoted no, off or on as false or true.
+        for word in ("on",) if value else ("no", "off"):
+            if word in fields.choices(kind, name):
+                return word
     if name == "resume" and str(value).lower() in ("true", "false"):
         return "auto" if str(value).lower() == "true" else None
     if fields.is_list(kind, name):

@@ -142,7 +142,7 @@ RIVALS: Mapping[str, str] = {
 EXCLUSIVE = (("resume", "overwrite", "one goes on with a run, the other starts over"),)
 """Settings that contradict each other, and why."""
 
-NEEDS: Mapping[str, str] = dict.fromkeys(
+NEEDS: Mapping[str, str] = {"trunk_cache": "freeze_ratio"} | dict.fromkeys(
     (
         "lora_rank",
         "lora_alpha",

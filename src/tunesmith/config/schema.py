@@ -113,6 +113,8 @@ class LoraOptions(Options):
     """Rate of the adapter's B over that of its A (LoRA+), such as 16; 1 is plain LoRA."""
     freeze_ratio: float = Field(default=0.0, ge=0, le=1)
     """Share of the bottom layers, and the embeddings, left as they are."""
+    trunk_cache: Literal["auto", "on", "off"] = "auto"
+    """Keep what frozen layers put out on the disk, so that later epochs skip them (no dropout)."""
 
 
 class OptimOptions(Options):

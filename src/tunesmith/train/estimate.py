@@ -22,8 +22,8 @@ from torch.nn.functional import cross_entropy
 from tunesmith.models.adapters import blocks
 from tunesmith.models.attention import packed
 from tunesmith.models.memory import resident_bytes
-from tunesmith.train.batches import Plan, pack
-from tunesmith.train.loop import Settings, State, fit
+from tunesmith.train.batches import Plan
+from tunesmith.train.loop import Settings, State, fit, micro_batches
 from tunesmith.train.losses import lengths, row_losses
 from tunesmith.train.snapshot import untouched
 from tunesmith.types import Encoded
@@ -131,17 +131,6 @@ def held_out_seconds(model: Any, rows: Sequence[Encoded], accelerator: Any) -> f
     return (time.perf_counter() - began) / share
 
 
-def micro_batches(
-    picked: Sequence[int], sizes: Sequence[int], settings: Settings, processes: int = 1
-) -> list[list[int]]:
-    """Return the rows of each micro-batch of a step, as the first process has them."""
-    mine = list(picked[::processes])
-    if settings.packing:
-        return pack(mine, sizes, settings.capacity)
-    size = settings.rows_a_micro_batch
-    return [mine[at : at + size] for at in range(0, len(mine), size)]
-
-
 def largest(
     rows: Sequence[Encoded], sizes: Sequence[int], plan: Plan, settings: Settings, processes: int
 ) -> tuple[Shape, bool, list[int]]:
@@ -154,7 +143,7 @@ def largest(
     for step in range(min(plan.total_steps, plan.steps_an_epoch)):
         picked = plan.step_rows(step)
         tokens.append(sum(sizes[at] for at in picked))
-        batches = micro_batches(picked, sizes, settings, processes)
+        batches = micro_batches(picked, sizes, settings, 0, processes)
         several = several or len(batches) > 1
         for members in batches:
             long = max(sizes[at] for at in members)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from tunesmith.train.policy import STOP, Policy
 from tunesmith.train.schedule import factor
 from tunesmith.train.shrink import within_memory
 from tunesmith.types import Encoded
+
+if TYPE_CHECKING:
+    from tunesmith.train.trunk_cache import TrunkCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +114,16 @@ def fit(
     rate_at: Callable[[int], float] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     policy: Policy = STOP,
+    trunk: TrunkCache | None = None,
 ) -> Iterator[StepResult]:
     """Train from ``state.step`` to the end of the plan, yielding after every step.
 
-    ``rate_at`` gives the rate of a step, counted from 0, in place of the schedule. Raises
-    ``DivergedError`` before an update that would not be finite, naming the rows, unless ``policy``
-    skips it, and ``TrainingError`` at the end if other rows were trained than planned.
-    ``Interrupted`` when ``should_stop`` turns true: the running step is given up, the state is the
-    one after the last yielded step.
+    ``rate_at`` gives the rate of a step, counted from 0, in place of the schedule. ``trunk`` keeps
+    the output of the frozen layers, which then run for a row once. Raises ``DivergedError`` before
+    an update that would not be finite, naming the rows, unless ``policy`` skips it, and
+    ``TrainingError`` at the end if other rows were trained than planned. ``Interrupted`` when
+    ``should_stop`` turns true: the running step is given up, the state is the one after the last
+    yielded step.
     """
     state.model.train()
     if state.scaler is None:
@@ -137,7 +142,7 @@ def fit(
         skipped = state.decisions.skips.get(state.step, "")
         if not skipped:
             loss, trained = _gradients(
-                state, rows, picked, sizes, settings, accelerator, should_stop, plan.seed
+                state, rows, picked, sizes, settings, accelerator, should_stop, plan.seed, trunk
             )
             nonfinite.unscale(state)
             norm = _clip(state, settings, accelerator)
@@ -176,6 +181,7 @@ def _gradients(
     accelerator: Any,
     should_stop: Callable[[], bool],
     plan_seed: int,
+    trunk: TrunkCache | None,
 ) -> tuple[float, int]:
     """Make a step's gradients, in smaller micro-batches where memory runs out."""
 
@@ -192,10 +198,26 @@ def _gradients(
                 accelerator,
                 should_stop,
                 seed=f"{plan_seed}/{state.step}",
+                trunk=trunk,
             )
 
     step_lengths = [sizes[at] for at in picked]
     return within_memory(compute, state, step_lengths, settings, accelerator)
+
+
+def micro_batches(
+    picked: Sequence[int],
+    sizes: Sequence[int],
+    settings: Settings,
+    process: int = 0,
+    processes: int = 1,
+) -> list[list[int]]:
+    """Return the rows of each micro-batch of a step, as one of the processes has them."""
+    mine = list(picked[process::processes])
+    if settings.packing:
+        return pack(mine, sizes, settings.capacity)
+    size = settings.rows_a_micro_batch
+    return [mine[at : at + size] for at in range(0, len(mine), size)]
 
 
 def _backward(
@@ -207,20 +229,17 @@ def _backward(
     accelerator: Any,
     should_stop: Callable[[], bool],
     seed: str = "",
+    trunk: TrunkCache | None = None,
 ) -> tuple[float, int]:
     """Accumulate the gradients of a step; return its loss and the trained tokens.
 
     Sums over micro-batches and processes are divided once by the weight of all trained tokens of
     the step, so neither packing nor accumulation nor the number of processes changes the loss.
     """
-    mine = picked[accelerator.process_index :: accelerator.num_processes]
     weight = sum(sum(rows[at].weights) for at in picked)
     trained = sum(1 for at in picked for w in rows[at].weights if w)
-    if settings.packing:
-        batches = pack(mine, sizes, settings.capacity)
-    else:
-        size = settings.rows_a_micro_batch
-        batches = [list(mine[at : at + size]) for at in range(0, len(mine), size)]
+    mine, of = accelerator.process_index, accelerator.num_processes
+    batches = micro_batches(picked, sizes, settings, mine, of)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     for number, members in enumerate(batches):
         if should_stop():
@@ -234,7 +253,8 @@ def _backward(
         whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
         with nullcontext() if last else accelerator.no_sync(state.model), whole:
             noise = _noise(state, settings, members, sizes, seed)
-            with accelerator.autocast(), noise:
+            stored = nullcontext() if trunk is None else trunk.stored(members)
+            with stored, accelerator.autocast(), noise:
                 losses, weights, _ = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )

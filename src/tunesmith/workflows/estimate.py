@@ -33,6 +33,8 @@ APART = (
     "checkpoints and the questions at the end."
 )
 
+UNCACHED = "The trunk cache, which makes epochs after the first faster, is not counted in."
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -80,6 +82,8 @@ def _estimate(resolved: Resolved[EstimateOptions]) -> Estimate:
     name_unused(options, resolved.sources, timed=True)
     found = _look(opened, options)
     _show(found)
+    if found.duration is not None and options.freeze_ratio and options.trunk_cache != "off":
+        console.say(UNCACHED)
     stored: dict[str, Any] = {**asdict(found), "memory_peak": found.memory.peak}
     stored["seconds"] = found.seconds
     if measured is not None:

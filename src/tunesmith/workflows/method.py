@@ -10,14 +10,14 @@ from tunesmith.config.load import ARGUMENT, FLAG, Resolved
 from tunesmith.config.presets import NEEDS
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import UsageError
-from tunesmith.workflows import console
+from tunesmith.workflows import console, trunk
 
 if TYPE_CHECKING:
     from tunesmith.models.adapters import Trainable
     from tunesmith.models.load import LoadedModel
 
 
-LORA_SETTINGS = tuple(name for name in NEEDS if name != "lora_plus_ratio")
+LORA_SETTINGS = tuple(name for name in NEEDS if name not in ("lora_plus_ratio", "trunk_cache"))
 """What an adapter is, beyond how it is trained."""
 
 
@@ -41,6 +41,8 @@ def check_method(resolved: Resolved[FineTuningConfig]) -> None:
             "magnitudes holds for the changed weights alone, so it cannot be saved for the base.",
             hint="leave one of them out",
         )
+    if config.trunk_cache == "on" and (why := trunk.against_settings(config)):
+        raise trunk.refusal(why)
 
 
 def settle_adapter(

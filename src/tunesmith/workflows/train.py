@@ -26,9 +26,13 @@ from tunesmith.workflows.setup import (
     run_name,
 )
 from tunesmith.workflows.signals import stop_on_signals
+from tunesmith.workflows.trunk import kept_trunk
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from tunesmith.train.loop import Settings, State, StepResult
+    from tunesmith.train.trunk_cache import TrunkCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class _Run:
         self.records: list[dict[str, Any]] = []
         self.notes: list[str] = []
         self.machine = fingerprint(self.accelerator, self.loaded.dtype)
+        self.trunk_kept: bool | None = None
+        """Whether the trunk's output is kept; None until that is decided, once in a run."""
 
     def go(self) -> TrainResult:
         """Train to the end, or to a signal, and leave a finished run."""
@@ -192,6 +198,7 @@ class _Run:
         extra = checkpoint.restore(path, state)
         self.losses, self.records = extra["losses"], extra["records"]
         self.progress = Progress.from_json(extra)
+        self.trunk_kept = extra.get("trunk_kept", False)
         return extra
 
     def _train(self, state: State, settings: Settings) -> None:
@@ -211,9 +218,14 @@ class _Run:
         total = self.plan.total_steps
         every = self.plan.steps_an_epoch
         patience = self.config.early_stopping_patience
-        if self.progress.is_over(patience):
-            return  # a run that is resumed after it has stopped early
-        with stop_on_signals() as stop, console.bar("training", total) as bar:
+        if self.progress.is_over(patience) or state.step == total:
+            return  # a run that is resumed after its last step, or after it has stopped early
+        with (
+            self._trunk(state, settings) as trunk,
+            stop_on_signals() as stop,
+            console.bar("training", total) as bar,
+        ):
+            self.trunk_kept = trunk is not None
             bar.advance(state.step)
             steps = fit(
                 state,
@@ -223,6 +235,7 @@ class _Run:
                 self.accelerator,
                 should_stop=stop,
                 policy=safety.make_policy(self.config),
+                trunk=trunk,
             )
             for done in steps:
                 if done.skipped:
@@ -248,6 +261,18 @@ class _Run:
                     break
         if writer is not None:
             writer.close()
+
+    def _trunk(self, state: State, settings: Settings) -> AbstractContextManager[TrunkCache | None]:
+        return kept_trunk(
+            self.config,
+            self.run.trunk,
+            state.model,
+            self.rows.rows,
+            self.plan,
+            settings,
+            self.accelerator,
+            self.trunk_kept,
+        )
 
     def _log(self, done: StepResult, writer: Any) -> None:
         if done.step % self.config.logging_steps and done.step != 1:
@@ -298,6 +323,7 @@ class _Run:
         state.model = self.loaded.model
         extra = {"losses": self.losses, "records": self.records, **self.progress.to_json()}
         extra |= {"decisions": state.decisions.to_json(), "machine": self.machine}
+        extra["trunk_kept"] = self.trunk_kept
         checkpoint.save(self.run.checkpoints, state, extra)
         best = self.progress.best_step if wants_best(self.config) else None
         checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)

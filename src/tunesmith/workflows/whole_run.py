@@ -22,6 +22,7 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
         "logging_steps": config.logging_steps,
         "report_to": config.report_to,
         "eval_questions": config.eval_questions,
+        "trunk_cache": config.trunk_cache,
     }
     if not timed:
         whole |= {
