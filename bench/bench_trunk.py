@@ -1,0 +1,180 @@
+"""What three epochs with the bottom layers frozen take, with and without the trunk cache.
+
+Workload: a Llama shape with random weights in float32 (``--shape smollm2`` for that of
+SmolLM2-135M; the default ends in minutes on a laptop), the rows of ``bench_train.py``, packed, 8 a
+step. Each arm is a process of its own, on the same rows in the same order, after a step that is
+not timed and changes nothing. The arms of a share run in turn; medians are compared, in seconds and
+in processor seconds (which others at work on the machine disturb less), and the losses of all
+steps.
+
+The ideal counts matrix products of the layers only: forward 1, backward 1 for the input and 1 for
+the weights (none for an adapter), nothing for the head, whose cost the cache does not change. With
+a share f frozen an epoch takes 3 - 2f, a cached one 3(1 - f); with LoRA 2 - f and 2(1 - f).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import bench_train
+
+ROWS_A_STEP, EPOCHS = 8, 3
+KINDS = ("plain", "cached")
+CLOCKS = ("seconds", "processor")
+
+
+def make_model(shape: str) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if shape == "smollm2":
+        return bench_train.make_model()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8192,  # a head of 49,152 words would outweigh these layers
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=20,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config)
+
+
+def run_arm(arguments: argparse.Namespace) -> dict[str, Any]:
+    from accelerate import Accelerator
+
+    from tunesmith.models.adapters import add_lora, blocks, freeze_bottom
+    from tunesmith.models.memory import use_huge_pages
+    from tunesmith.train.batches import Plan, make_plan, packed_capacity
+    from tunesmith.train.loop import Settings, State, fit, make_optimizer
+    from tunesmith.train.trunk_cache import TrunkCache, look
+    from tunesmith.types import Encoded, Origin
+
+    use_huge_pages()
+    model = make_model(arguments.shape)
+    words, width = model.get_input_embeddings().weight.shape
+    rows = []
+    for at, row in enumerate(bench_train.make_rows(arguments.rows)):
+        ids = tuple(token % words for token in row["input_ids"])
+        rows.append(Encoded(ids, tuple(map(float, row["completion_mask"])), Origin("bench", at)))
+    layers = len(blocks(model))
+    if arguments.lora:
+        model = add_lora(model, rank=16, alpha=32)
+    frozen = freeze_bottom(model, arguments.shares[0])
+    accelerator = Accelerator(cpu=True)
+    capacity = packed_capacity(max(len(row.ids) for row in rows), width, "cpu")
+    still = Settings(0.0, "constant", capacity=capacity, weight_decay=0.0)
+    warm = State(model, make_optimizer(model, still))
+    list(fit(warm, rows, Plan(ROWS_A_STEP, ROWS_A_STEP, 1, 2), still, accelerator))
+    settings = Settings(1e-4, "constant", capacity=capacity, weight_decay=0.0)
+    plan = make_plan(len(rows), ROWS_A_STEP, EPOCHS, None, seed=1)
+    state = State(model, make_optimizer(model, settings))
+    marks, losses, cache, size = [clocks()], [], None, 0
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.arm == "cached":
+            found = look(model, rows, plan, settings, accelerator)
+            path = Path(folder) / "trunk.cache"
+            cache = TrunkCache(path, model, rows, plan, settings, accelerator, found)
+            size = path.stat().st_size
+        marks.append(clocks())
+        for done in fit(state, rows, plan, settings, accelerator, trunk=cache):
+            losses.append(done.loss)
+            if done.step in (plan.steps_an_epoch, plan.total_steps):
+                marks.append(clocks())
+        if cache is not None:
+            cache.remove()
+    parts: dict[str, Any] = {}
+    for name, begin, end in zip(("opened", "first", "later"), marks, marks[1:], strict=False):
+        parts[name] = {clock: end[clock] - begin[clock] for clock in CLOCKS}
+    tokens = sum(len(row.ids) for row in rows)
+    return {"losses": losses, "frozen": frozen / layers, "tokens": tokens, "size": size, **parts}
+
+
+def clocks() -> dict[str, float]:
+    return {"seconds": time.perf_counter(), "processor": time.process_time()}
+
+
+def in_a_process(kind: str, share: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--arm", kind, "--shares", str(share)]
+    command += ["--rows", str(arguments.rows), "--shape", arguments.shape]
+    command += ["--lora"] if arguments.lora else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{kind} at {share} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ideal(frozen: float, lora: bool) -> dict[str, float]:
+    """Return the gain of the whole run and of a later epoch."""
+    whole, cached = (2 - frozen, 2 - 2 * frozen) if lora else (3 - 2 * frozen, 3 - 3 * frozen)
+    return {
+        "whole run": EPOCHS * whole / (whole + (EPOCHS - 1) * cached),
+        "later epochs": whole / cached,
+        "first epoch": 1.0,
+    }
+
+
+def show(plain: list[dict[str, Any]], cached: list[dict[str, Any]], lora: bool) -> None:
+    """Print the gains of one share: medians over the repeats."""
+
+    def median(runs: list[dict[str, Any]], parts: tuple[str, ...], clock: str) -> float:
+        return statistics.median(sum(run[part][clock] for part in parts) for run in runs)
+
+    one = cached[0]
+    apart = max(abs(a - b) for a, b in zip(plain[0]["losses"], one["losses"], strict=True))
+    print(
+        f"frozen {one['frozen']:.3f}: {one['size'] / 1e6:.1f} MB for {one['tokens']:,} tokens; "
+        f"losses of {len(one['losses'])} steps at most {apart:.1e} apart"
+    )
+    covered = {"whole run": ("opened", "first", "later"), "later epochs": ("later",)}
+    covered["first epoch"] = ("first",)
+    for name, best in ideal(one["frozen"], lora).items():
+        gains = [
+            median(plain, covered[name], clock) / median(cached, covered[name], clock)
+            for clock in CLOCKS
+        ]
+        print(f"  {name:12} {gains[0]:.2f}x, {gains[1]:.2f}x by processor, ideal {best:.2f}x")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=["small", "smollm2"], default="small")
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.75, 0.9])
+    parser.add_argument("--lora", action="store_true", help="train an adapter of rank 16 instead")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--arm", choices=KINDS)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    if arguments.arm:
+        print(json.dumps(run_arm(arguments)))
+        return
+    print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores", flush=True)
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for share in arguments.shares:
+        runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        for _ in range(arguments.repeats):
+            for kind in KINDS:
+                runs[kind].append(in_a_process(kind, share, arguments))
+        show(runs["plain"], runs["cached"], arguments.lora)
+        kept |= {f"{kind} {share}": found for kind, found in runs.items()}
+    print(f"load after: {os.getloadavg()[0]:.2f}")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(kept, indent=2))
+
+
+if __name__ == "__main__":
+    main()
