@@ -40,11 +40,11 @@ def gradients(model, rows, *, packing: bool):
     model.zero_grad()
     if packing:
         with packed_rows(model, rows):
-            losses, weights, _ = token_losses(model, rows, CPU)
+            losses, weights, _, _ = token_losses(model, rows, CPU)
             loss = (losses * weights).sum() / weights.sum()
             loss.backward()
     else:
-        losses, weights, _ = token_losses(model, rows, CPU, packing=False)
+        losses, weights, _, _ = token_losses(model, rows, CPU, packing=False)
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()
     return float(loss.detach()), {

@@ -17,6 +17,7 @@ from tunesmith.train.groups import parameter_groups
 from tunesmith.train.losses import lengths, packed_rows, token_losses
 from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.schedule import factor
+from tunesmith.train.watch import RowSeen, Watch
 from tunesmith.types import Encoded
 
 
@@ -63,6 +64,13 @@ class StepResult:
     trained_tokens: int
     seconds: float
     rows: tuple[int, ...]
+    seen: tuple[RowSeen, ...] = ()
+    """What became of each of ``rows``, before the update."""
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of trained tokens whose label was the model's likeliest token."""
+        return sum(row.right for row in self.seen) / max(1, sum(row.tokens for row in self.seen))
 
 
 @dataclass(slots=True)
@@ -143,7 +151,7 @@ def fit(
         # Dropout draws from a stream of its own for each step, so no random state has to be saved.
         with torch.random.fork_rng():
             torch.manual_seed(_step_seed(plan.seed, state.step, accelerator.process_index))
-            loss, trained = _backward(
+            loss, trained, seen = _backward(
                 state,
                 rows,
                 picked,
@@ -178,6 +186,7 @@ def fit(
             trained,
             time.perf_counter() - began,
             tuple(picked),
+            seen,
         )
     check_ledger(state, plan, plan.total_steps)
 
@@ -200,8 +209,8 @@ def _backward(
     accelerator: Any,
     should_stop: Callable[[], bool],
     seed: str = "",
-) -> tuple[float, int]:
-    """Accumulate the gradients of a step; return its loss and the trained tokens.
+) -> tuple[float, int, tuple[RowSeen, ...]]:
+    """Accumulate the gradients of a step; return its loss, the trained tokens and the rows seen.
 
     Sums over micro-batches and processes are divided once by the weight of all trained tokens of
     the step, so neither packing nor accumulation nor the number of processes changes the loss.
@@ -215,6 +224,7 @@ def _backward(
         size = settings.rows_a_micro_batch
         batches = [list(mine[at : at + size]) for at in range(0, len(mine), size)]
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    watch = Watch()
     for number, members in enumerate(batches):
         if should_stop():
             state.optimizer.zero_grad(set_to_none=True)
@@ -228,14 +238,16 @@ def _backward(
         with nullcontext() if last else accelerator.no_sync(state.model), whole:
             noise = _noise(state, settings, members, sizes, seed)
             with accelerator.autocast(), noise:
-                losses, weights, _ = token_losses(
+                found = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )
-            loss = (losses * weights).sum() / weight
+            loss = (found.losses * found.weights).sum() / weight
             # Data-parallel wrappers average over processes; the sum was divided already.
             accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
-    return float(accelerator.reduce(total, "sum")), trained
+            watch.add(members, found)
+    loss, seen = watch.finish(total, picked, accelerator)
+    return loss, trained, seen
 
 
 def _noise(
