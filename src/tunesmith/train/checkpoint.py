@@ -21,6 +21,7 @@ from tunesmith.storage import hash_file, whole_folder
 from tunesmith.train.loop import Ledger, State
 
 MANIFEST = "manifest.json"
+ROWS = "rows.safetensors"
 KEPT_AT_LEAST = 2
 _NAME = re.compile(r"checkpoint-step-(\d+)")
 
@@ -30,8 +31,15 @@ def name(step: int) -> str:
     return f"checkpoint-step-{step}"
 
 
-def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
-    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller."""
+def save(
+    folder: Path,
+    state: State,
+    extra: dict[str, Any],
+    rows: dict[str, torch.Tensor] | None = None,
+) -> Path:
+    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller, ``rows`` its
+    ledger of rows.
+    """
     target = folder / name(state.step)
     with whole_folder(target) as partial:
         trained = {
@@ -42,6 +50,8 @@ def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
         save_file(trained, partial / "model.safetensors")
         tensors, numbers = _flat(state.optimizer)
         save_file(tensors, partial / "optimizer.safetensors")
+        if rows is not None:
+            save_file(rows, partial / ROWS)
         ledger = {"count": state.ledger.count, "digest": state.ledger.digest}
         content = {"step": state.step, "ledger": ledger, "optimizer": numbers, "extra": extra}
         (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
@@ -96,6 +106,11 @@ def restore(path: Path, state: State) -> dict[str, Any]:
     state.ledger = Ledger(int(content["ledger"]["count"]), str(content["ledger"]["digest"]))
     extra: dict[str, Any] = content["extra"]
     return extra
+
+
+def row_ledger(path: Path) -> dict[str, torch.Tensor] | None:
+    """Return the ledger of rows of a verified checkpoint; None if it was saved without one."""
+    return load_file(path / ROWS) if (path / ROWS).is_file() else None
 
 
 def restore_weights(path: Path, model: Any) -> None:

@@ -68,9 +68,7 @@ def _targets(row: Encoded) -> list[int]:
     return [at - 1 for at, weight in enumerate(row.weights) if weight and at]
 
 
-def _packed(
-    model: Any, rows: Sequence[Encoded], device: torch.device
-) -> TokenLosses:
+def _packed(model: Any, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
     ids = torch.tensor([[token for row in rows for token in row.ids]], device=device)
     keep: list[int] = []
     start = 0
@@ -86,9 +84,7 @@ def _packed(
     return _losses(logits, rows, device)
 
 
-def _padded(
-    model: Any, rows: Sequence[Encoded], device: torch.device
-) -> TokenLosses:
+def _padded(model: Any, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
     longest = max(lengths(rows))
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
     mask = torch.tensor([[1] * n + [0] * (longest - n) for n in lengths(rows)], device=device)
@@ -97,9 +93,7 @@ def _padded(
     return _losses(torch.cat(kept), rows, device)
 
 
-def _losses(
-    logits: torch.Tensor, rows: Sequence[Encoded], device: torch.device
-) -> TokenLosses:
+def _losses(logits: torch.Tensor, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
     places = [_targets(row) for row in rows]
     wanted = [row.ids[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
     weights = [row.weights[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]

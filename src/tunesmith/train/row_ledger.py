@@ -29,13 +29,14 @@ LEARNT = math.log(2)
 token is likelier."""
 LOST = math.log(2)
 """A rise by so many nats a token halves the probability."""
-DEVIATIONS = 3.0
-"""Scaled median deviations beyond which a row is suspect: the cut-off that Leys et al. 2013
-(doi:10.1016/j.jesp.2013.03.013) call very conservative."""
+DEVIATIONS = 3.5
+"""Scaled median deviations beyond which a row is suspect: the cut-off of Iglewicz and Hoaglin
+(1993, How to Detect and Handle Outliers) for the modified z-score, which this is."""
 FEWEST_ROWS = 30
 """Under so many rows a median deviation says little, and none is called suspect."""
-NEAR = 5
-"""Steps before and after, whose rows say what loss is usual at that time of the training."""
+NEAR_ROWS = 16
+"""So many rows, of the same step and where it is small of those beside it, say what loss is usual
+at that time: enough for a median, and near enough while the loss falls fast."""
 _SCALE = 1.4826
 """The standard deviation of a normal distribution over its median deviation."""
 _COLUMNS = {"step": torch.int32, "row": torch.int32, "loss": torch.float32, "worst": torch.float32}
@@ -147,9 +148,10 @@ def _deviations(step: Any, row: Any, worst: Any, rows: int) -> Any:
     beyond = np.empty(len(step))
     steps, starts = np.unique(step, return_index=True)
     ends = np.append(starts[1:], len(step))
-    for number, at in enumerate(steps):
-        first = starts[np.searchsorted(steps, at - NEAR)]
-        last = ends[np.searchsorted(steps, at + NEAR, "right") - 1]
+    each = len(step) / len(steps)
+    near = max(0, math.ceil((NEAR_ROWS / each - 1) / 2))
+    for number in range(len(steps)):
+        first, last = starts[max(0, number - near)], ends[min(number + near, len(steps) - 1)]
         here = slice(starts[number], ends[number])
         beyond[here] = worst[here] - np.median(worst[first:last])
     mean = np.bincount(row, beyond, rows)[trained] / times[trained]
