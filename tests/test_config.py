@@ -141,7 +141,7 @@ ALIASED = (FineTuningConfig, SampleOptions, ValidateOptions)
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
 def test_every_alias_sets_its_setting(alias: str, name: str) -> None:
     value = {"lora": True, "dataset": ["a.jsonl"], "save_steps": "epoch", "output": "o.jsonl"}
-    value |= {"load_best_model_at_end": True}
+    value |= {"load_best_model_at_end": True, "report_to": ["wandb"]}
     value |= {"optim": "adafactor", "layer_lr_decay": "0.5"}
     value |= {"use_rslora": True, "use_dora": True, "lora_init": "pissa"}
     chosen = value.get(name, "12")
@@ -240,7 +240,7 @@ def test_all_faults_are_reported_together(tmp_path: Path) -> None:
         ("learning_rate", "inf"),
         ("lora", "perhaps"),
         ("num_epochs", "many"),
-        ("report_to", "wandb"),
+        ("report_to", "wandbb"),
         ("max_length", "1.5"),
         ("validation_split", "1"),
         ("save_total_limit", "1"),
@@ -253,7 +253,8 @@ def test_a_wrong_value_is_a_sentence_that_names_the_setting(name: str, value: st
 
 
 def test_trackers_that_are_known_are_named() -> None:
-    assert "one of tensorboard, none" in faults(FineTuningConfig, {"report_to": "wandb"})
+    said = faults(FineTuningConfig, {"report_to": "wandb,neptun"})
+    assert "'neptun' is not one of tensorboard, wandb, mlflow" in said
 
 
 @pytest.mark.parametrize(

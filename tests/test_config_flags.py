@@ -67,7 +67,7 @@ def test_the_command_of_the_orca_requirement() -> None:
         ("--checkpointing_steps epoch", {"save_steps": "epoch"}),
         ("--use_peft --lora_r 64 --lora_alpha 16", {"lora": True, "lora_alpha": 16.0}),
         ("--num-epochs 10 --learning-rate 1e-6", {"num_epochs": 10, "learning_rate": 1e-6}),
-        ("--report-to none --run_name x", {"report_to": "none", "run_name": "x"}),
+        ("--report-to none --run_name x", {"report_to": ["none"], "run_name": "x"}),
         ("--no-packing", {"packing": False}),
         ("--packing false", {"packing": False}),
         ("--packing=False", {"packing": False}),

@@ -62,6 +62,7 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("nonfinite", "rewind", {}, "files"),
     ("logging_steps", 1, {}, "lines"),
     ("report_to", "tensorboard", {}, "files"),
+    ("eval_samples", 1, {}, "samples"),
     ("eval_questions", 2, UNITS, "answers"),
     ("packing", False, {}, "batches"),
     ("assistant_only_loss", False, {}, "trained tokens"),
@@ -161,6 +162,7 @@ def run_and_look(
     found["held out"] = [r["step"] for r in records if r["kind"] == "eval"]
     files = {str(path) for path in run.rglob("*") if "events.out" not in path.name}
     found["files"] = sorted(files)
+    found["samples"] = len((run / "samples.jsonl").read_text().splitlines())
     answers = run / "eval" / "tuned" / "attempts.jsonl"
     found["answers"] = len(answers.read_text().splitlines()) if answers.is_file() else 0
     return found

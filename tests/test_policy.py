@@ -243,11 +243,11 @@ def faulty(patch: pytest.MonkeyPatch, kind: str, at: set[int]) -> None:
     backward, make, left = loop._backward, loop.make_optimizer, set(at)
 
     def faulty_backward(state: State, *given: Any, **more: Any) -> Any:
-        loss, trained = backward(state, *given, **more)
+        loss, *rest = backward(state, *given, **more)
         if kind == "loss" and state.step in left:
             left.discard(state.step)
             loss = float("nan")
-        return loss, trained
+        return (loss, *rest)
 
     def faulty_optimizer(model: Any, settings: Any) -> Any:
         made = make(model, settings)

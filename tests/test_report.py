@@ -25,6 +25,7 @@ from tunesmith.report.page import (
     duration,
     render,
 )
+from tunesmith.report.watched import RowList, SampleCourse, row_lists, sample_courses
 from tunesmith.storage import JsonlLog, write_json, write_text
 from tunesmith.types import Attempt, Problem, Segment, StopReason, Verdict
 
@@ -111,6 +112,11 @@ def everything(text: str) -> ReportData:
         pairs=[pair],
         losses=[text],
         charts=[Chart(text, [Series(text, [(1, 2.0), (2, 1.0)])], text)],
+        course=[text],
+        spikes=[text],
+        spikes_total=2,
+        row_lists=[RowList(text, text, 5, [(text, text)])],
+        samples=[SampleCourse(text, text, [(step, text) for step in range(9)])],
         gained=[example] * 6,
         gained_total=6,
         lost=[example],
@@ -120,6 +126,8 @@ def everything(text: str) -> ReportData:
         facts=[(text, text)],
         notes=[text],
         commands=[Command(text, text)],
+        status=text,
+        refresh=30,
     )
 
 
@@ -407,3 +415,28 @@ def test_settings_of_a_stage_are_words_and_no_code() -> None:
 
     value = {"sources": [{"name": "a", "erase": False}, {"name": "b"}], "rows": 3}
     assert _brief(value) == "(sources (name a, erase false) + (name b), rows 3)"
+
+
+# --- a run that is going on, and what it saw of its rows
+
+
+def test_only_a_running_page_reads_itself_again():
+    assert 'http-equiv="refresh" content="30"' in render(everything("plain"))
+    assert "refresh" not in render(ReportData("done"))
+
+
+def test_answers_between_the_first_and_the_latest_are_folded_away():
+    page = render(everything("plain"))
+    assert "3 between" in page
+    steps = re.findall(r"<dt>step (\d)</dt>", page)
+    assert steps == [str(step) for step in range(9)]
+
+
+def test_rows_and_samples_that_cannot_be_read_are_noted(tmp_path):
+    notes = []
+    assert row_lists(tmp_path, notes) == sample_courses(tmp_path, notes) == notes == []
+    (tmp_path / "rows.json").write_text('{"never learnt": {"count": 1}}')
+    (tmp_path / "samples.jsonl").write_text('{"step": 1')
+    assert row_lists(tmp_path, notes) == []
+    assert sample_courses(tmp_path, notes) == []
+    assert ["rows.json" in notes[0], "samples.jsonl" in notes[1]] == [True, True]

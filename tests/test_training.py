@@ -17,7 +17,7 @@ from tunesmith.errors import ModelError, TrainingError
 from tunesmith.models.adapters import add_lora, freeze_bottom, recompute_activations
 from tunesmith.train.batches import Plan, epoch_order, make_plan, pack
 from tunesmith.train.ledger import Ledger
-from tunesmith.train.loop import Settings, State, _backward, fit, make_optimizer
+from tunesmith.train.loop import Settings, State, Work, _backward, fit, make_optimizer
 from tunesmith.train.losses import packed_rows, row_losses, token_losses
 from tunesmith.train.schedule import factor, warmup_steps
 from tunesmith.types import Encoded, Origin
@@ -41,11 +41,11 @@ def gradients(model, rows, *, packing: bool):
     model.zero_grad()
     if packing:
         with packed_rows(model, rows):
-            losses, weights, _ = token_losses(model, rows, CPU)
+            losses, weights, _, _ = token_losses(model, rows, CPU)
             loss = (losses * weights).sum() / weights.sum()
             loss.backward()
     else:
-        losses, weights, _ = token_losses(model, rows, CPU, packing=False)
+        losses, weights, _, _ = token_losses(model, rows, CPU, packing=False)
         loss = (losses * weights).sum() / weights.sum()
         loss.backward()
     return float(loss.detach()), {
@@ -202,9 +202,9 @@ def test_two_processes_share_a_step_and_agree_with_one() -> None:
             reduce=lambda value, _: value,
         )
         rows = make_rows(7)
-        _backward(
-            state, rows, range(7), [len(r.ids) for r in rows], Settings(1e-2), alone, lambda: False
-        )
+        settings = Settings(1e-2)
+        work = Work(rows, [len(r.ids) for r in rows], settings, alone, lambda: False, 0, None)
+        _backward(state, work, settings, range(7))
         return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
     whole, first, second = gradients_of(0, 1), gradients_of(0, 2), gradients_of(1, 2)

@@ -47,6 +47,9 @@ CONTENTS = (
     "config.yaml",
     "manifest.json",
     "metrics.jsonl",
+    "samples.jsonl",
+    "row_losses.safetensors",
+    "rows.json",
     "checkpoints",
     "decisions.json",
     "best_model",
@@ -71,6 +74,9 @@ class RunDir:
         self.config = self.path / "config.yaml"
         self.manifest = self.path / "manifest.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples.jsonl"
+        self.row_losses = self.path / "row_losses.safetensors"
+        self.rows = self.path / "rows.json"
         self.checkpoints = self.path / "checkpoints"
         self.decisions = self.path / "decisions.json"
         self.best_model = self.path / "best_model"

@@ -43,8 +43,9 @@ def is_mapping(kind: type[Options], name: str) -> bool:
 
 
 def choices(kind: type[Options], name: str) -> tuple[str, ...]:
-    """Return the words that a field takes, () where it takes any."""
-    words = [get_args(part) for part in parts(kind, name) if get_origin(part) is Literal]
+    """Return the words that a field, or each entry of its list, takes; () where it takes any."""
+    found = [get_args(p)[0] if get_origin(p) is list else p for p in parts(kind, name)]
+    words = [get_args(part) for part in found if get_origin(part) is Literal]
     return tuple(str(word) for group in words for word in group)
 
 

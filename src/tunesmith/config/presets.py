@@ -113,6 +113,7 @@ ALIASES: Mapping[str, str] = {
     "load_best": "load_best_model_at_end",
     "loraplus_lr_ratio": "lora_plus_ratio",
     "json": "json_output",
+    "log_with": "report_to",
 }
 """Other names of a setting, in YAML and on the command line alike."""
 
@@ -157,5 +158,5 @@ NEEDS: Mapping[str, str] = {"trunk_cache": "freeze_ratio"} | dict.fromkeys(
 )
 """Settings that do nothing without another one, so that giving them alone is a mistake."""
 
-SPLIT_AT_COMMAS = frozenset({"lora_target_modules", "rules"})
+SPLIT_AT_COMMAS = frozenset({"lora_target_modules", "rules", "report_to"})
 """Lists whose values may also be written with commas; a path may have commas of its own."""

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 TASKS = ("chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic")
 TaskName = Literal["chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic"]
+Tracker = Literal[
+    "tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
+    "trackio", "none",
+]  # fmt: skip
 
 
 class Options(BaseModel):
@@ -181,8 +185,10 @@ class RunOptions(OutputOptions):
     """Steps that may be skipped for it before the run stops."""
     logging_steps: int = Field(default=10, ge=1)
     """Steps between lines of metrics."""
-    report_to: Literal["tensorboard", "none"] = "tensorboard"
-    """Where metrics go besides metrics.jsonl."""
+    report_to: list[Tracker] = Field(default=["tensorboard"])
+    """Where metrics go besides metrics.jsonl: trackers of accelerate, each installed by you."""
+    eval_samples: int = Field(default=2, ge=0)
+    """Held-out prompts that the model answers at each held-out loss, to be read; 0 for none."""
     eval_questions: int = Field(default=200, ge=0)
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 

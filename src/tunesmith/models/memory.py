@@ -34,3 +34,18 @@ def peak_bytes(device: Any) -> int:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
+
+
+def gpu_percent(device: Any) -> int | None:
+    """Return the share of the last second in which the GPU was at work; None where none is told.
+
+    It is read from the driver and does not wait for the GPU.
+    """
+    if device.type != "cuda":
+        return None
+    import torch
+
+    try:
+        return int(torch.cuda.utilization(device))
+    except Exception:
+        return None

@@ -21,6 +21,12 @@ from tunesmith.evaluate.metrics import problem_scores, summarise
 from tunesmith.evaluate.records import ResultSet, load, stored_sets
 from tunesmith.report.charts import Chart, Series
 from tunesmith.report.page import Command, Counts, ExamplePair, ReportData, ScoreRow, StageLine
+from tunesmith.report.watched import (
+    course_sentences,
+    row_lists,
+    sample_courses,
+    spike_sentences,
+)
 from tunesmith.types import Attempt, Problem
 
 MAX_EXAMPLES = 12
@@ -67,6 +73,8 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
     headline = [pair.sentence() for pair in pairs if {pair.first, pair.second} in wanted]
     unfinished = [s for s in sets if s.missing]
     notes += [f"{s.name} is not finished: {s.missing} attempts are missing." for s in unfinished]
+    own = [record for label, records in runs if not label for record in records]
+    spikes, spikes_total = spike_sentences(own)
     return ReportData(
         title=title or root.resolve().name,
         subtitle=_subtitle(sets, runs),
@@ -76,6 +84,11 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
         pairs=pairs,
         losses=losses,
         charts=[chart for label, records in runs for chart in training_charts(label, records)],
+        course=course_sentences(own),
+        spikes=spikes,
+        spikes_total=spikes_total,
+        row_lists=row_lists(root, notes),
+        samples=sample_courses(root, notes),
         gained=gained[:MAX_EXAMPLES],
         gained_total=len(gained),
         lost=lost[:MAX_EXAMPLES],
@@ -114,7 +127,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def training_charts(label: str, records: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Return the charts of one run: loss (training and held-out) and learning rate."""
+    """Return the charts of one run: loss and accuracy (training and held-out), learning rate."""
 
     def points(kind: str, key: str) -> list[tuple[float, float]]:
         return [
@@ -125,8 +138,13 @@ def training_charts(label: str, records: Sequence[Mapping[str, Any]]) -> list[Ch
 
     head = f"{label}: " if label else ""
     loss = [Series("training", points("train", "loss")), Series("held-out", points("eval", "loss"))]
+    right = [
+        Series(name, [(x, 100 * y) for x, y in points(kind, "accuracy")])
+        for name, kind in (("training", "train"), ("held-out", "eval"))
+    ]
     rate = [Series("learning rate", points("train", "lr"))]
     charts = [Chart(f"{head}loss (nats per token)", [s for s in loss if s.points])]
+    charts.append(Chart(f"{head}tokens right (%)", [s for s in right if s.points]))
     charts.append(Chart(f"{head}learning rate", [s for s in rate if s.points]))
     return [chart for chart in charts if chart.series]
 

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     import jinja2
 
     from tunesmith.report.charts import Chart
+    from tunesmith.report.watched import RowList, SampleCourse
 
 SHOWN_EXAMPLES = 4
 """Examples in the open; the others are folded away."""
+SHOWN_ANSWERS = 6
+"""Answers of one prompt in the open: the first and the latest; those between are folded away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,12 @@ class ReportData:
     losses: Sequence[str] = ()
     """Comparisons of held-out losses in words."""
     charts: Sequence[Chart] = ()
+    course: Sequence[str] = ()
+    """What the training took."""
+    spikes: Sequence[str] = ()
+    spikes_total: int = 0
+    row_lists: Sequence[RowList] = ()
+    samples: Sequence[SampleCourse] = ()
     gained: Sequence[ExamplePair] = ()
     gained_total: int = 0
     lost: Sequence[ExamplePair] = ()
@@ -96,6 +105,10 @@ class ReportData:
     notes: Sequence[str] = ()
     """What the reader should be warned of."""
     commands: Sequence[Command] = field(default_factory=tuple)
+    status: str = ""
+    """How far a run is that is not finished."""
+    refresh: int = 0
+    """Seconds after which the page reads itself again; 0 for never."""
 
 
 def render(data: ReportData) -> str:
@@ -111,6 +124,7 @@ def render(data: ReportData) -> str:
         difference_bar=difference_bar,
         reach=reach,
         shown=SHOWN_EXAMPLES,
+        answers=SHOWN_ANSWERS,
     )
 
 

@@ -47,6 +47,7 @@ p { margin: 0 0 .8rem; max-width: 46rem; }
 .headline p { margin: 0; max-width: none; font-size: 1.125rem; line-height: 1.5; }
 .headline p + p { margin-top: .6rem; font-size: 1rem; color: var(--soft); }
 .notes { border-left-color: var(--bad); }
+.status { border-left-color: var(--c1); }
 .notes p { font-size: 1rem; }
 ol.stages { list-style: none; margin: 0; padding: 0; counter-reset: stage; }
 ol.stages li {
@@ -111,6 +112,13 @@ summary { cursor: pointer; color: var(--accent); margin: .4rem 0 1rem; }
 dl { display: grid; grid-template-columns: minmax(7rem, 13rem) 1fr; gap: .35rem 1rem; margin: 0; font-size: .9rem; }
 dt { color: var(--soft); }
 dd { margin: 0; font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .82rem; }
+dl.answers { grid-template-columns: 6rem 1fr; margin: .2rem 0 .5rem; }
+dl.answers dd, .kept { white-space: pre-wrap; }
+table.rows { margin-bottom: 1rem; }
+table.rows td { padding: .35rem 0; font-weight: 400; overflow-wrap: anywhere; }
+table.rows td:last-child { white-space: nowrap; }
+.after { margin-top: 1rem; }
+.example summary { margin: .2rem 0; }
 .commands p { margin: .9rem 0 .3rem; }
 footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); color: var(--soft); font-size: .85rem; }
 @media (max-width: 40rem) {
@@ -161,6 +169,9 @@ _MACROS = """
     </div>
   </article>
   {% endfor %}
+{% endmacro %}
+{% macro answer_list(found) %}
+  <dl class="answers">{% for step, text in found %}<dt>step {{ step|count }}</dt><dd dir="auto">{{ text or "(nothing)" }}</dd>{% endfor %}</dl>
 {% endmacro %}
 {% macro examples(title, found, total) %}
   <h3>{{ title }}{% if total %} <span class="soft">({{ total|count }} in all)</span>{% endif %}</h3>
@@ -264,6 +275,40 @@ _REST = """
 </figure>
 {% endfor %}
 </div>
+{% for line in data.course %}<p class="soft small after">{{ line }}</p>{% endfor %}
+{% endif %}
+{% if data.spikes %}
+<h2>Loss spikes</h2>
+<ul class="sentences">{% for line in data.spikes %}<li>{{ line }}</li>{% endfor %}</ul>
+{% if data.spikes_total > data.spikes|length %}<p class="soft small">The first {{ data.spikes|length }} of {{ data.spikes_total|count }}; all are in metrics.jsonl.</p>{% endif %}
+{% endif %}
+{% if data.samples %}
+<h2>Answers on the way</h2>
+{% for sample in data.samples %}
+{% set cut = sample.answers|length > answers + 1 %}
+<article class="example">
+  <p class="question" dir="auto">{{ sample.prompt }}</p>
+  <p class="soft small">The row's own answer: <bdi class="kept">{{ sample.reference }}</bdi></p>
+  {{ answer_list(sample.answers[:1] if cut else sample.answers) }}
+  {% if cut %}
+  <details><summary>{{ sample.answers|length - answers }} between</summary>{{ answer_list(sample.answers[1:-(answers - 1)]) }}</details>
+  {{ answer_list(sample.answers[-(answers - 1):]) }}
+  {% endif %}
+</article>
+{% endfor %}
+{% endif %}
+{% if data.row_lists %}
+<h2>Rows to look at</h2>
+{% for kind in data.row_lists %}
+<section>
+<h3>{{ kind.kind|capitalize }} <span class="soft">({{ kind.total|count }} in all{% if kind.total > kind.rows|length %}, {{ kind.rows|length }} shown, more in rows.json{% endif %})</span></h3>
+<p class="soft small">{{ kind.about }}</p>
+<table class="rows"><thead><tr><th>Row</th><th>Loss in each pass</th></tr></thead><tbody>
+{% for place, course in kind.rows %}<tr><td>{{ place }}</td><td>{{ course }}</td></tr>
+{% endfor %}
+</tbody></table>
+</section>
+{% endfor %}
 {% endif %}
 {% if data.gained or data.lost %}
 <h2>Examples</h2>
@@ -303,6 +348,8 @@ TEMPLATE = (
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
+{% if data.refresh %}<meta http-equiv="refresh" content="{{ data.refresh|int }}">
+{% endif %}
 <title>{{ data.title }} · tunesmith</title>
 <style>"""
     + STYLE
@@ -316,6 +363,7 @@ TEMPLATE = (
 <p class="kicker">tunesmith report</p>
 <h1 dir="auto">{{ data.title }}</h1>
 {% if data.subtitle %}<p class="soft" dir="auto">{{ data.subtitle }}</p>{% endif %}
+{% if data.status %}<div class="headline status" role="status"><p>{{ data.status }}</p></div>{% endif %}
 {% if data.headline %}<div class="headline">{% for line in data.headline %}<p>{{ line }}</p>{% endfor %}</div>{% endif %}
 {% if data.notes %}<div class="headline notes">{% for line in data.notes %}<p>{{ line }}</p>{% endfor %}</div>{% endif %}
 """

@@ -23,6 +23,7 @@ from tunesmith.train.loop import State
 from tunesmith.train.policy import check_finite
 
 MANIFEST = "manifest.json"
+ROWS = "rows.safetensors"
 KEPT_AT_LEAST = 2
 _NAME = re.compile(r"checkpoint-step-(\d+)")
 
@@ -32,8 +33,14 @@ def name(step: int) -> str:
     return f"checkpoint-step-{step}"
 
 
-def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
-    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller.
+def save(
+    folder: Path,
+    state: State,
+    extra: dict[str, Any],
+    rows: dict[str, torch.Tensor] | None = None,
+) -> Path:
+    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller, ``rows`` its
+    ledger of rows.
 
     Raises ``DivergedError`` for weights that are not finite, so that every checkpoint is a good
     one, and ``StorageError``, with the bytes that are needed, where the disk has no room.
@@ -49,6 +56,8 @@ def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
         save_file(trained, partial / "model.safetensors")
         tensors, numbers = _flat(state.optimizer)
         save_file(tensors, partial / "optimizer.safetensors")
+        if rows is not None:
+            save_file(rows, partial / ROWS)
         content = {
             "step": state.step,
             "ledger": state.ledger.to_json(),
@@ -112,6 +121,11 @@ def restore(path: Path, state: State) -> dict[str, Any]:
         state.scaler.load_state_dict(content["scaler"])
     extra: dict[str, Any] = content["extra"]
     return extra
+
+
+def row_ledger(path: Path) -> dict[str, torch.Tensor] | None:
+    """Return the ledger of rows of a verified checkpoint; None if it was saved without one."""
+    return load_file(path / ROWS) if (path / ROWS).is_file() else None
 
 
 def restore_weights(path: Path, model: Any) -> None:

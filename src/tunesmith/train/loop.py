@@ -22,6 +22,7 @@ from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.policy import STOP, Policy
 from tunesmith.train.schedule import factor
 from tunesmith.train.shrink import within_memory
+from tunesmith.train.watch import RowSeen, Watch
 from tunesmith.types import Encoded
 
 if TYPE_CHECKING:
@@ -73,6 +74,13 @@ class StepResult:
     rows: tuple[int, ...]
     skipped: str = ""
     """Why no update was made; "" for a step that made one."""
+    seen: tuple[RowSeen, ...] = ()
+    """What became of each of ``rows``, before the update."""
+
+    @property
+    def accuracy(self) -> float:
+        """Return the share of trained tokens whose label was the model's likeliest token."""
+        return sum(row.right for row in self.seen) / max(1, sum(row.tokens for row in self.seen))
 
 
 @dataclass(slots=True)
@@ -128,7 +136,7 @@ def fit(
     state.model.train()
     if state.scaler is None:
         state.scaler = getattr(accelerator, "scaler", None)
-    sizes = lengths(rows)
+    work = Work(rows, lengths(rows), settings, accelerator, should_stop, plan.seed, trunk)
     while state.step < plan.total_steps:
         began = time.perf_counter()
         picked = plan.step_rows(state.step)
@@ -139,11 +147,10 @@ def fit(
         for group in state.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
         loss, norm, trained = float("nan"), float("nan"), 0
+        seen: tuple[RowSeen, ...] = ()
         skipped = state.decisions.skips.get(state.step, "")
         if not skipped:
-            loss, trained = _gradients(
-                state, rows, picked, sizes, settings, accelerator, should_stop, plan.seed, trunk
-            )
+            loss, trained, seen = _gradients(state, work, picked)
             nonfinite.unscale(state)
             norm = _clip(state, settings, accelerator)
             skipped = nonfinite.judge(state, rows, picked, loss, norm, policy)
@@ -162,47 +169,44 @@ def fit(
             loss,
             settings.learning_rate * share,
             norm,
-            sum(sizes[at] for at in picked),
+            sum(work.sizes[at] for at in picked),
             trained,
             time.perf_counter() - began,
             tuple(picked),
             skipped,
+            seen,
         )
     nonfinite.check_finite(state)
     state.ledger.check(plan, plan.total_steps)
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What all steps of a run have in common."""
+
+    rows: Sequence[Encoded]
+    sizes: Sequence[int]
+    """Tokens of each row."""
+    settings: Settings
+    accelerator: Any
+    should_stop: Callable[[], bool]
+    seed: int
+    trunk: TrunkCache | None
+
+
 def _gradients(
-    state: State,
-    rows: Sequence[Encoded],
-    picked: Sequence[int],
-    sizes: Sequence[int],
-    settings: Settings,
-    accelerator: Any,
-    should_stop: Callable[[], bool],
-    plan_seed: int,
-    trunk: TrunkCache | None,
-) -> tuple[float, int]:
+    state: State, work: Work, picked: Sequence[int]
+) -> tuple[float, int, tuple[RowSeen, ...]]:
     """Make a step's gradients, in smaller micro-batches where memory runs out."""
 
-    def compute(shaped: Settings) -> tuple[float, int]:
+    def compute(settings: Settings) -> tuple[float, int, tuple[RowSeen, ...]]:
         # Dropout draws from a stream of its own for each step, so no random state has to be saved.
         with torch.random.fork_rng():
-            torch.manual_seed(_step_seed(plan_seed, state.step, accelerator.process_index))
-            return _backward(
-                state,
-                rows,
-                picked,
-                sizes,
-                shaped,
-                accelerator,
-                should_stop,
-                seed=f"{plan_seed}/{state.step}",
-                trunk=trunk,
-            )
+            torch.manual_seed(_step_seed(work.seed, state.step, work.accelerator.process_index))
+            return _backward(state, work, settings, picked)
 
-    step_lengths = [sizes[at] for at in picked]
-    return within_memory(compute, state, step_lengths, settings, accelerator)
+    step_lengths = [work.sizes[at] for at in picked]
+    return within_memory(compute, state, step_lengths, work.settings, work.accelerator)
 
 
 def micro_batches(
@@ -221,28 +225,22 @@ def micro_batches(
 
 
 def _backward(
-    state: State,
-    rows: Sequence[Encoded],
-    picked: Sequence[int],
-    sizes: Sequence[int],
-    settings: Settings,
-    accelerator: Any,
-    should_stop: Callable[[], bool],
-    seed: str = "",
-    trunk: TrunkCache | None = None,
-) -> tuple[float, int]:
-    """Accumulate the gradients of a step; return its loss and the trained tokens.
+    state: State, work: Work, settings: Settings, picked: Sequence[int]
+) -> tuple[float, int, tuple[RowSeen, ...]]:
+    """Accumulate the gradients of a step; return its loss, the trained tokens and the rows seen.
 
     Sums over micro-batches and processes are divided once by the weight of all trained tokens of
     the step, so neither packing nor accumulation nor the number of processes changes the loss.
     """
+    rows, accelerator, trunk = work.rows, work.accelerator, work.trunk
     weight = sum(sum(rows[at].weights) for at in picked)
     trained = sum(1 for at in picked for w in rows[at].weights if w)
     mine, of = accelerator.process_index, accelerator.num_processes
-    batches = micro_batches(picked, sizes, settings, mine, of)
+    batches = micro_batches(picked, work.sizes, settings, mine, of)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    watch = Watch()
     for number, members in enumerate(batches):
-        if should_stop():
+        if work.should_stop():
             state.optimizer.zero_grad(set_to_none=True)
             raise Interrupted(
                 f"Stopped by a signal after step {state.step}.",
@@ -252,17 +250,19 @@ def _backward(
         last = number == len(batches) - 1
         whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
         with nullcontext() if last else accelerator.no_sync(state.model), whole:
-            noise = _noise(state, settings, members, sizes, seed)
+            noise = _noise(state, settings, members, work.sizes, f"{work.seed}/{state.step}")
             stored = nullcontext() if trunk is None else trunk.stored(members)
             with stored, accelerator.autocast(), noise:
-                losses, weights, _ = token_losses(
+                found = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )
-            loss = (losses * weights).sum() / weight
+            loss = (found.losses * found.weights).sum() / weight
             # Data-parallel wrappers average over processes; the sum was divided already.
             accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
-    return float(accelerator.reduce(total, "sum")), trained
+            watch.add(members, found)
+    whole_loss, seen = watch.finish(total, picked, accelerator)
+    return whole_loss, trained, seen
 
 
 def _noise(

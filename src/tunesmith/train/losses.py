@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -13,13 +14,37 @@ from tunesmith.models.attention import packed, positions
 from tunesmith.types import Encoded
 
 
+class TokenLosses(NamedTuple):
+    """The trained tokens of some rows, row after row; tensors [trained tokens]."""
+
+    losses: torch.Tensor
+    """Nats."""
+    weights: torch.Tensor
+    counts: list[int]
+    """Trained tokens of each row."""
+    hits: torch.Tensor
+    """Bool: whether the label is the model's likeliest token."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowScore:
+    """What a model makes of one row."""
+
+    loss: float
+    """Weighted sum over its trained tokens, in nats."""
+    weight: float
+    tokens: int
+    right: int
+    """Trained tokens whose label is the model's likeliest token."""
+
+
 def token_losses(
     model: Any, rows: Sequence[Encoded], device: torch.device, *, packing: bool = True
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Run rows forward; return losses and weights of their trained tokens, and how many each has.
+) -> TokenLosses:
+    """Run rows forward and return what became of their trained tokens.
 
-    Losses are in nats, both tensors [trained tokens], row after row. Must be called inside
-    ``attention.packed`` if ``packing``; otherwise the rows are padded and masked by position.
+    Must be called inside ``attention.packed`` if ``packing``; otherwise the rows are padded and
+    masked by position.
     """
     if packing:
         return _packed(model, rows, device)
@@ -43,9 +68,7 @@ def _targets(row: Encoded) -> list[int]:
     return [at - 1 for at, weight in enumerate(row.weights) if weight and at]
 
 
-def _packed(
-    model: Any, rows: Sequence[Encoded], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def _packed(model: Any, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
     ids = torch.tensor([[token for row in rows for token in row.ids]], device=device)
     keep: list[int] = []
     start = 0
@@ -61,9 +84,7 @@ def _packed(
     return _losses(logits, rows, device)
 
 
-def _padded(
-    model: Any, rows: Sequence[Encoded], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def _padded(model: Any, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
     longest = max(lengths(rows))
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
     mask = torch.tensor([[1] * n + [0] * (longest - n) for n in lengths(rows)], device=device)
@@ -72,32 +93,46 @@ def _padded(
     return _losses(torch.cat(kept), rows, device)
 
 
-def _losses(
-    logits: torch.Tensor, rows: Sequence[Encoded], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+def _losses(logits: torch.Tensor, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
     places = [_targets(row) for row in rows]
     wanted = [row.ids[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
     weights = [row.weights[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
-    losses = cross_entropy(logits.float(), torch.tensor(wanted, device=device), reduction="none")
-    return losses, torch.tensor(weights, device=device), [len(ats) for ats in places]
+    labels = torch.tensor(wanted, device=device)
+    losses = cross_entropy(logits.float(), labels, reduction="none")
+    hits = logits.detach().argmax(-1) == labels
+    return TokenLosses(
+        losses, torch.tensor(weights, device=device), [len(ats) for ats in places], hits
+    )
 
 
-@torch.inference_mode()
 def row_losses(
     model: Any, rows: Sequence[Encoded], device: torch.device, capacity: int
 ) -> list[tuple[float, float]]:
     """Return (sum of weighted losses in nats, sum of weights) of each row, in order."""
+    return [(one.loss, one.weight) for one in row_scores(model, rows, device, capacity)]
+
+
+@torch.inference_mode()
+def row_scores(
+    model: Any, rows: Sequence[Encoded], device: torch.device, capacity: int
+) -> list[RowScore]:
+    """Return what the model, without dropout, makes of each row, in order."""
     from tunesmith.train.batches import pack
 
-    found: dict[int, tuple[float, float]] = {}
+    found: dict[int, RowScore] = {}
     was_training = model.training
     model.eval()
     for members in pack(range(len(rows)), lengths(rows), capacity):
         batch = [rows[at] for at in members]
         with packed_rows(model, batch):
-            losses, weights, counts = token_losses(model, batch, device)
-        parts = zip(losses.split(counts), weights.split(counts), strict=True)
-        for at, (loss, weight) in zip(members, parts, strict=True):
-            found[at] = (float((loss * weight).double().sum()), float(weight.double().sum()))
+            losses, weights, counts, hits = token_losses(model, batch, device)
+        parts = zip(losses.split(counts), weights.split(counts), hits.split(counts), strict=True)
+        for at, (loss, weight, hit) in zip(members, parts, strict=True):
+            found[at] = RowScore(
+                float((loss * weight).double().sum()),
+                float(weight.double().sum()),
+                len(hit),
+                int(hit.sum()),
+            )
     model.train(was_training)
     return [found[at] for at in range(len(rows))]

@@ -23,6 +23,9 @@ from rich.table import Table
 LINE_EVERY_S = 15.0
 """Without a terminal a long stage says where it is this often, in seconds."""
 
+ROOMY = 100
+"""Columns from which on a progress bar has all its parts."""
+
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -72,15 +75,20 @@ def table(heading: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 class Bar:
-    """A progress bar on a terminal, a line now and then elsewhere."""
+    """A progress bar on a terminal, a line now and then elsewhere; both say the time left."""
 
-    def __init__(self, description: str, total: int, progress: Progress | None) -> None:
+    def __init__(
+        self, description: str, total: int, progress: Progress | None, done: int = 0
+    ) -> None:
         self._description, self._total, self._progress = description, total, progress
         self._task = (
-            progress.add_task(escape(description), total=total, note="") if progress else None
+            progress.add_task(escape(description), total=total, completed=done, note="")
+            if progress
+            else None
         )
-        self._done = 0
-        self._next_line = time.monotonic() + LINE_EVERY_S
+        self._done = self._first = done
+        self._began = time.monotonic()
+        self._next_line = self._began + LINE_EVERY_S
 
     def advance(self, by: int = 1, note: str = "") -> None:
         """Move on by ``by`` and show ``note`` beside the bar."""
@@ -89,23 +97,47 @@ class Bar:
             self._progress.update(self._task, completed=self._done, note=escape(note))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
-            say(f"  {self._description}: {self._done}/{self._total} {note}".rstrip())
+            parts = [f"{self._done}/{self._total}", self._left(), note]
+            say(f"  {self._description}: {', '.join(part for part in parts if part)}")
+
+    def _left(self) -> str:
+        """Return the time left, going by the pace so far."""
+        made = self._done - self._first
+        if made <= 0 or self._done >= self._total:
+            return ""
+        seconds = (time.monotonic() - self._began) / made * (self._total - self._done)
+        return f"{clock(seconds)} left"
+
+
+def clock(seconds: float) -> str:
+    """Return 0:07, 12:03 or 1:05:09."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @contextmanager
-def bar(description: str, total: int) -> Iterator[Bar]:
-    """Show how far a long stage is; ``total`` counts whatever ``advance`` counts."""
+def bar(description: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """Show how far a long stage is; ``total`` and ``done`` count whatever ``advance`` counts.
+
+    ``done`` was done before, and says nothing about the pace.
+    """
     if _console.is_terminal and _level <= LEVELS["info"]:
-        columns: list[Any] = [
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=18),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}"),
-        ]
-        with Progress(*columns, console=_console, transient=True) as progress:
-            yield Bar(description, total, progress)
+        with Progress(*_columns(), console=_console, transient=True) as progress:
+            yield Bar(description, total, progress, done)
     else:
-        yield Bar(description, total, None)
+        yield Bar(description, total, None, done)
+
+
+def _columns() -> list[Any]:
+    """Return the parts of a bar; in 80 columns what a step notes goes before ornaments."""
+    narrow = _console.width < ROOMY
+    return [
+        *([] if narrow else [SpinnerColumn()]),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=4 if narrow else 18),
+        MofNCompleteColumn(),
+        *([] if narrow else [TimeElapsedColumn()]),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}"),
+    ]

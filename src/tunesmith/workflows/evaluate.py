@@ -103,8 +103,7 @@ def collect(
     with AttemptLog(path, header, sync_every=50) as log, stop_on_signals() as stop:
         if log.done:
             console.say(f"{len(log.done)} of {len(plan)} attempts are stored already.")
-        with console.bar(name, len(plan)) as bar:
-            bar.advance(len(log.done))
+        with console.bar(name, len(plan), len(log.done)) as bar:
             right = 0.0
             stream = stream_attempts(
                 loaded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tunesmith.config.load import Resolved
@@ -16,9 +17,16 @@ def command(resolved: Resolved[ReportOptions]) -> int:
     return 0
 
 
-def write_report(folder: Path, title: str | None = None) -> Path:
-    """Gather what a folder holds and write ``report.html`` into it."""
+def write_report(
+    folder: Path, title: str | None = None, *, status: str = "", refresh: int = 0
+) -> Path:
+    """Gather what a folder holds and write ``report.html`` into it.
+
+    ``status`` says how far a run is that is not finished; ``refresh`` is after how many seconds
+    the page reads itself again, 0 for never.
+    """
     from tunesmith.report.collect import collect
     from tunesmith.report.page import write
 
-    return write(folder / PAGE, collect(folder, title=title))
+    data = replace(collect(folder, title=title), status=status, refresh=refresh)
+    return write(folder / PAGE, data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,12 @@ from tunesmith.errors import CheckpointError, DivergedError, Interrupted
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, safety
 from tunesmith.workflows.finish import Finished, baseline, finish
+from tunesmith.workflows.live_report import LiveReport
+from tunesmith.workflows.metrics import Metrics
 from tunesmith.workflows.progress import Progress, wants_best
 from tunesmith.workflows.resuming import checkpoint_to_resume
+from tunesmith.workflows.row_watch import judge_rows, write_ledger
+from tunesmith.workflows.samples import Samples, check_samples
 from tunesmith.workflows.setup import (
     Opened,
     loop_settings,
@@ -26,12 +29,13 @@ from tunesmith.workflows.setup import (
     run_name,
 )
 from tunesmith.workflows.signals import stop_on_signals
+from tunesmith.workflows.trackers import chosen_trackers
 from tunesmith.workflows.trunk import kept_trunk
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from tunesmith.train.loop import Settings, State, StepResult
+    from tunesmith.train.loop import Settings, State
     from tunesmith.train.trunk_cache import TrunkCache
 
 
@@ -62,7 +66,9 @@ def train(config: FineTuningConfig | None = None, **settings: Any) -> TrainResul
 
 def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     """Carry out a run whose settings are resolved, each with its source."""
+    chosen_trackers(resolved.options.report_to)
     opened = open_training(resolved)
+    check_samples(opened.config, resolved.sources, opened.held)
     config = opened.config
     with RunDir.create(
         config.output_dir,
@@ -72,7 +78,9 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     ) as run:
         console.say(f"Run: {run.path}")
         run.write_config(config.model_dump(mode="json"))
-        return _Run(opened, run).go()
+        training = _Run(opened, run)
+        with training.metrics, training.live:
+            return training.go()
 
 
 class _Run:
@@ -87,8 +95,9 @@ class _Run:
         self.accelerator = make_accelerator(self.config, self.loaded)
         self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
-        self.losses: list[float] = []
-        self.records: list[dict[str, Any]] = []
+        self.metrics = Metrics(self.config, run, self.rows.rows, self.renderer, self.accelerator)
+        self.samples = Samples(self.config, self.data, self.held, self.loaded, self.renderer, run)
+        self.live = LiveReport(run, self.plan.total_steps, self.metrics, self.samples)
         self.notes: list[str] = []
         self.machine = fingerprint(self.accelerator, self.loaded.dtype)
         self.trunk_kept: bool | None = None
@@ -113,9 +122,9 @@ class _Run:
         seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
         notes = self.notes + self._early_stop(state)
         unit = "tokens" if settings.packing else "rows"
-        notes += safety.closing_notes(self.records, state.decisions, unit)
+        notes += safety.closing_notes(self.metrics.records, state.decisions, unit)
         if self.accelerator.is_main_process:
-            self._write_metrics()
+            judge_rows(self.run, self.metrics.ledger, self.rows.rows)
             if state.step != self.progress.best_step and self._take_best():
                 held_loss = self.progress.best
                 notes.append(f"final_model is the best one, of step {self.progress.best_step}.")
@@ -143,7 +152,7 @@ class _Run:
             self.run.path,
             self.run.final_model,
             state.step,
-            self.losses[-1] if self.losses else float("nan"),
+            self.metrics.losses[-1] if self.metrics.losses else float("nan"),
             held_loss,
         )
 
@@ -196,7 +205,8 @@ class _Run:
         from tunesmith.train import checkpoint
 
         extra = checkpoint.restore(path, state)
-        self.losses, self.records = extra["losses"], extra["records"]
+        self.metrics.restore(extra, checkpoint.row_ledger(path))
+        self.samples.restore(extra)
         self.progress = Progress.from_json(extra)
         self.trunk_kept = extra.get("trunk_kept", False)
         return extra
@@ -214,19 +224,20 @@ class _Run:
         from tunesmith.train.loop import fit
         from tunesmith.train.policy import check_finite
 
-        writer = self._tensorboard()
         total = self.plan.total_steps
         every = self.plan.steps_an_epoch
         patience = self.config.early_stopping_patience
         if self.progress.is_over(patience) or state.step == total:
             return  # a run that is resumed after its last step, or after it has stopped early
+        self.metrics.begin(state.step)
+        if not state.step and self.accelerator.is_main_process:
+            self.samples.take(0)
         with (
             self._trunk(state, settings) as trunk,
             stop_on_signals() as stop,
-            console.bar("training", total) as bar,
+            console.bar("training", total, state.step) as bar,
         ):
             self.trunk_kept = trunk is not None
-            bar.advance(state.step)
             steps = fit(
                 state,
                 self.rows.rows,
@@ -239,28 +250,24 @@ class _Run:
             )
             for done in steps:
                 if done.skipped:
-                    self._record(safety.skip_record(done, self.rows.rows), None)
+                    self.metrics.skip(done, safety.skip_record(done, self.rows.rows))
+                    bar.advance()
                 else:
-                    self.losses.append(done.loss)
-                    self._log(done, writer)
-                bar.advance(
-                    note=f"loss {done.loss:.3f}  lr {done.learning_rate:.1e}  "
-                    f"{done.tokens / done.seconds:,.0f} tokens/s"
-                )
+                    self.metrics.step(done)
+                    bar.advance(note=self.metrics.progress(done))
                 last = done.step == total
                 strategy = self.config.eval_strategy
                 period = every if strategy == "epoch" else self.config.eval_steps
                 if self.held.rows and strategy != "no" and not last and done.step % period == 0:
                     check_finite(state)
-                    self._held_out_loss(done.step, writer)
+                    self._held_out_loss(done.step)
                 saves = every if self.config.save_steps == "epoch" else self.config.save_steps
                 best = wants_best(self.config) and self.progress.best_step == done.step
                 if not last and (best or done.step % int(saves) == 0):
                     self._checkpoint(state)
+                self.live.step()
                 if self.progress.is_over(patience):
                     break
-        if writer is not None:
-            writer.close()
 
     def _trunk(self, state: State, settings: Settings) -> AbstractContextManager[TrunkCache | None]:
         return kept_trunk(
@@ -274,35 +281,17 @@ class _Run:
             self.trunk_kept,
         )
 
-    def _log(self, done: StepResult, writer: Any) -> None:
-        if done.step % self.config.logging_steps and done.step != 1:
-            return
-        record = {
-            "kind": "train",
-            "step": done.step,
-            "epoch": round(done.epoch, 4),
-            "loss": done.loss,
-            "lr": done.learning_rate,
-            "grad_norm": done.grad_norm,
-            "tokens_per_s": round(done.tokens / done.seconds, 1),
-        }
-        self._record(record, writer)
-
-    def _record(self, record: dict[str, Any], writer: Any) -> None:
-        self.records.append(record)
-        if writer is not None:
-            for key in ("loss", "lr", "grad_norm", "tokens_per_s"):
-                if key in record:
-                    writer.add_scalar(f"{record['kind']}/{key}", record[key], record["step"])
-
-    def _held_out_loss(self, step: int, writer: Any = None) -> float:
+    def _held_out_loss(self, step: int) -> float:
         """Take the held-out loss; keep the model if it is the best so far."""
-        from tunesmith.train.losses import row_losses
+        from tunesmith.train.losses import row_scores
 
-        sums = row_losses(self.loaded.model, self.held.rows, self.accelerator.device, 2048)
-        loss: float = sum(s for s, _ in sums) / sum(w for _, w in sums)
-        self._record({"kind": "eval", "step": step, "loss": loss}, writer)
-        console.say(f"  step {step}: held-out loss {loss:.4f}")
+        found = row_scores(self.loaded.model, self.held.rows, self.accelerator.device, 2048)
+        loss: float = sum(one.loss for one in found) / sum(one.weight for one in found)
+        right = sum(one.right for one in found) / sum(one.tokens for one in found)
+        self.metrics.held_out(step, loss, right)
+        if self.accelerator.is_main_process:
+            self.samples.take(step)
+            self.live.begin()
         if self.progress.note(step, loss) and self.accelerator.is_main_process:
             from tunesmith.workflows.finish import save_model
 
@@ -311,7 +300,9 @@ class _Run:
 
     def _last_held_out_loss(self, step: int) -> float:
         """Return the held-out loss after the last step, taken already or taken now."""
-        taken = [r["loss"] for r in self.records if (r["kind"], r["step"]) == ("eval", step)]
+        taken = [
+            r["loss"] for r in self.metrics.records if (r["kind"], r["step"]) == ("eval", step)
+        ]
         return float(taken[-1]) if taken else self._held_out_loss(step)
 
     def _checkpoint(self, state: State) -> None:
@@ -321,24 +312,19 @@ class _Run:
             return
         model = state.model
         state.model = self.loaded.model
-        extra = {"losses": self.losses, "records": self.records, **self.progress.to_json()}
-        extra |= {"decisions": state.decisions.to_json(), "machine": self.machine}
-        extra["trunk_kept"] = self.trunk_kept
-        checkpoint.save(self.run.checkpoints, state, extra)
+        extra = {
+            **self.metrics.to_json(),
+            **self.samples.to_json(),
+            **self.progress.to_json(),
+            "decisions": state.decisions.to_json(),
+            "machine": self.machine,
+            "trunk_kept": self.trunk_kept,
+        }
+        checkpoint.save(self.run.checkpoints, state, extra, self.metrics.ledger.tensors())
         best = self.progress.best_step if wants_best(self.config) else None
         checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)
         state.model = model
-        self._write_metrics()
-
-    def _write_metrics(self) -> None:
-        from tunesmith.storage import write_text
-
-        lines = (json.dumps(record) + "\n" for record in self.records)
-        write_text(self.run.metrics, "".join(lines))
-
-    def _tensorboard(self) -> Any:
-        if self.config.report_to == "none" or not self.accelerator.is_main_process:
-            return None
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self.run.tensorboard))
+        write_ledger(self.run, self.metrics.ledger)
+        self.metrics.write()
+        self.samples.write()
+        self.live.begin()

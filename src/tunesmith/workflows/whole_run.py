@@ -21,6 +21,7 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
         "max_nonfinite_steps": config.max_nonfinite_steps,
         "logging_steps": config.logging_steps,
         "report_to": config.report_to,
+        "eval_samples": config.eval_samples,
         "eval_questions": config.eval_questions,
         "trunk_cache": config.trunk_cache,
     }
