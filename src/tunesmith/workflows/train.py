@@ -14,7 +14,7 @@ from tunesmith.errors import CheckpointError, DivergedError, Interrupted
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, safety
 from tunesmith.workflows.finish import Finished, baseline, finish
-from tunesmith.workflows.progress import Progress, wants_best
+from tunesmith.workflows.progress import Progress, best_steps, wants_best
 from tunesmith.workflows.resuming import checkpoint_to_resume
 from tunesmith.workflows.setup import (
     Opened,
@@ -242,6 +242,7 @@ class _Run:
                     self._held_out_loss(done.step, writer)
                 saves = every if self.config.save_steps == "epoch" else self.config.save_steps
                 best = wants_best(self.config) and self.progress.best_step == done.step
+                best = best or done.step in best_steps(self.records, self.config.keep_best)
                 if not last and (best or done.step % int(saves) == 0):
                     self._checkpoint(state)
                 if self.progress.is_over(patience):
@@ -300,7 +301,8 @@ class _Run:
         extra |= {"decisions": state.decisions.to_json(), "machine": self.machine}
         checkpoint.save(self.run.checkpoints, state, extra)
         best = self.progress.best_step if wants_best(self.config) else None
-        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)
+        besides = best_steps(self.records, self.config.keep_best)
+        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best, besides)
         state.model = model
         self._write_metrics()
 
