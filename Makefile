@@ -23,7 +23,7 @@ test: install
 	$(PYTEST) -n 2 --dist worksteal
 
 test-reliability: install
-	$(PYTEST) -m "reliability and not slow" --durations=0
+	$(PYTEST) -m "reliability and not slow" -s --durations=0
 
 check: install
 	$(BIN)/ruff check src tests bench scripts
@@ -46,7 +46,7 @@ bench: install
 	$(BIN)/python bench/bench_generate.py
 
 nightly: install
-	$(PYTEST) -n 2 --dist worksteal -m "slow or reliability or not slow"
+	TUNESMITH_NIGHTLY=1 $(PYTEST) -n 2 --dist worksteal -rP -m "slow or reliability or not slow"
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

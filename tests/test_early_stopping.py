@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from test_methods import check_resume, in_a_folder, train  # noqa: F401
 from tunesmith.cli import main
-from tunesmith.workflows.progress import Progress
+from tunesmith.workflows.progress import Progress, best_steps
 
 RISING = {"learning_rate": 0.02, "lr_scheduler_type": "constant", "max_steps": 40, "eval_steps": 1}
 """A rate that soon learns the few rows by heart, so that the held-out loss rises."""
@@ -90,6 +90,30 @@ def test_the_best_checkpoint_is_among_those_kept() -> None:
     assert kept == [best, 8, 9]
 
 
+def test_the_best_few_checkpoints_are_kept_besides_the_last() -> None:
+    settings = {**RISING, "max_steps": 14, "save_total_limit": 2, "save_steps": 1, "keep_best": 3}
+    run = train(**settings)
+    ranked = [step for _, step in sorted((loss, step) for step, loss in evaluations(run))]
+    kept = sorted(int(p.name[16:]) for p in (run / "checkpoints").iterdir())
+    assert kept == sorted({*ranked[:3], 13, 14})
+    assert len(kept) > 2, "the best were to be early ones"
+    check_resume({**RISING, "max_steps": 9, "save_steps": 4, "keep_best": 2})
+
+
+def test_a_checkpoint_of_a_best_loss_is_saved_between_two_others() -> None:
+    run = train(**{**RISING, "max_steps": 9}, save_steps=100, keep_best=2)
+    ranked = [step for _, step in sorted((loss, step) for step, loss in evaluations(run))]
+    kept = {int(p.name[16:]) for p in (run / "checkpoints").iterdir()}
+    assert {*ranked[:2], 9} <= kept
+
+
+def test_steps_are_ranked_by_their_loss() -> None:
+    records = [{"kind": "eval", "step": n, "loss": loss} for n, loss in enumerate([3, 1, 2, 1])]
+    records += [{"kind": "eval", "step": 9, "loss": float("nan")}, {"kind": "train", "step": 5}]
+    assert best_steps(records, 3) == [1, 3, 2]
+    assert best_steps(records, 0) == []
+
+
 def test_what_is_returned_is_the_loss_of_the_final_model() -> None:
     import tunesmith
 
@@ -142,6 +166,7 @@ def test_a_broken_best_checkpoint_is_said_and_the_last_model_kept(
     [
         ("--early-stopping-patience 2 --eval-strategy no", "takes none on the way"),
         ("--load-best-model-at-end --validation-split 0", "holds no rows out"),
+        ("--keep-best 2 --eval-strategy no", "--keep-best 2 goes by the held-out loss"),
     ],
 )
 def test_without_held_out_losses_there_is_no_best(

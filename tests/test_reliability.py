@@ -21,7 +21,8 @@ from tunesmith.errors import StorageError
 from tunesmith.train import checkpoint
 
 pytestmark = pytest.mark.reliability
-KILLS = 8
+KILLS = 3
+"""Of the command itself; ``test_faults`` kills many more runs in forked processes."""
 
 
 def write_rows(path: Path, count: int = 40) -> None:
@@ -79,36 +80,6 @@ def test_sigterm_leaves_a_resumable_run(tmp_path: Path) -> None:
     assert train(tmp_path, "straight").wait() == 0
     straight, resumed = final_weights(tmp_path, "straight"), final_weights(tmp_path, "asked")
     assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
-
-
-def test_bit_rot_is_found_before_a_tensor_is_used(tmp_path: Path) -> None:
-    state = make_state(True)
-    next(steps(state))
-    path = checkpoint.save(tmp_path, state, {})
-    rng = random.Random(3)
-    files = sorted(p for p in path.iterdir())
-    for _ in range(300):
-        target = rng.choice(files)
-        raw = target.read_bytes()
-        damaged = bytearray(raw)
-        if rng.random() < 0.8:
-            damaged[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
-        else:
-            del damaged[rng.randrange(len(raw)) :]
-        target.write_bytes(damaged)
-        found = checkpoint.verify(path)
-        # White space in the manifest's JSON carries no meaning; anything else must be noticed.
-        same = target.name == "manifest.json" and _same_json(raw, bytes(damaged))
-        assert found is not None or same, target
-        target.write_bytes(raw)
-    assert checkpoint.verify(path) is None
-
-
-def _same_json(first: bytes, second: bytes) -> bool:
-    try:
-        return bool(json.loads(first) == json.loads(second))
-    except ValueError:
-        return False
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])

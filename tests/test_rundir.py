@@ -317,6 +317,14 @@ def test_overwrite_removes_a_runs_own_things_only(tmp_path):
     assert (outside / "precious").exists()
 
 
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_what_a_kill_left_half_written_is_swept_away(tmp_path, how):
+    with RunDir.create(tmp_path, "run") as run:
+        write_text(run.path / ".tmp-00ff", "half a config")
+    with RunDir.create(tmp_path, "run", **{how: True}) as run:
+        assert {p.name for p in run.path.iterdir()} == {".lock"}
+
+
 def test_overwrite_refuses_a_folder_no_run_has_made(tmp_path):
     write_text(tmp_path / "thesis" / "config.yaml", "title: mine\n")
     write_text(tmp_path / "thesis" / "manifest.json", "[]")

@@ -127,6 +127,7 @@ class RunDir:
         run._acquire()
         if overwrite and run.existed:
             run._clear()
+        run._sweep()
         for folder in (run.best_model, run.final_model):
             settle_folder(folder)
         return run
@@ -149,7 +150,11 @@ class RunDir:
 
     def _clear(self) -> None:
         """Remove what an earlier run has written here; whatever else lies here stays."""
-        others = [entry for entry in self.path.iterdir() if entry.name != LOCK]
+        others = [
+            entry
+            for entry in self.path.iterdir()
+            if entry.name != LOCK and not entry.name.startswith(TEMPORARY)
+        ]
         if others and not self._is_ours():
             self.close()
             raise UsageError(
@@ -165,11 +170,15 @@ class RunDir:
                     shutil.rmtree(entry)
                 else:
                     entry.unlink(missing_ok=True)
-            for entry in self.path.glob(f"{TEMPORARY}*"):
-                entry.unlink(missing_ok=True)
             for entry in self.path.glob(".*_model.*"):
                 shutil.rmtree(entry)
             sync_folder(self.path)
+
+    def _sweep(self) -> None:
+        """Remove the files that a kill has left half-written in this folder."""
+        with storage_errors(self.path, "cleared"):
+            for entry in self.path.glob(f"{TEMPORARY}*"):
+                entry.unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
         with contextlib.suppress(OSError, ValueError):

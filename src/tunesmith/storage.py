@@ -110,18 +110,23 @@ def write_json(path: str | Path, obj: object) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, size: int | None = None) -> Iterator[Path]:
     """Yield an empty folder to fill; at the end it takes the place of ``target``, whole.
+
+    ``size`` in bytes, where it is known, is looked for on the disk before anything is written, and
+    named when it is not there.
 
     All files are flushed before the rename. What stood there before is kept until the new one
     stands; a kill between the two renames is mended by ``settle_folder``. On a failure nothing is
     left of the new one.
     """
     partial, old = _beside(target)
-    with storage_errors(target):
+    with storage_errors(target, size=size):
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
+            if size is not None and shutil.disk_usage(partial).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield partial
             for path in sorted(partial.rglob("*")):
                 sync_folder(path) if path.is_dir() else sync_file(path)

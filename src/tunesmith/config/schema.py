@@ -175,6 +175,8 @@ class RunOptions(OutputOptions):
     """Steps between checkpoints, or epoch."""
     save_total_limit: int = Field(default=3, ge=2)
     """Checkpoints kept, the best one among them if the run is to end with it."""
+    keep_best: int = Field(default=0, ge=0)
+    """Checkpoints of the lowest held-out losses that are saved and kept, however old."""
     load_best_model_at_end: bool = False
     """End with the model of the lowest held-out loss instead of the last one."""
     early_stopping_patience: int | None = Field(default=None, ge=1)

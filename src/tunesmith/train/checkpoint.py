@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,15 @@ def save(
     """
     check_finite(state)
     target = folder / name(state.step)
-    with whole_folder(target) as partial:
-        trained = {
-            key: value.detach().contiguous()
-            for key, value in state.model.named_parameters()
-            if value.requires_grad
-        }
+    trained = {
+        key: value.detach().contiguous()
+        for key, value in state.model.named_parameters()
+        if value.requires_grad
+    }
+    tensors, numbers = _flat(state.optimizer)
+    size = sum(value.nbytes for part in (trained, tensors) for value in part.values())
+    with whole_folder(target, size) as partial:
         save_file(trained, partial / "model.safetensors")
-        tensors, numbers = _flat(state.optimizer)
         save_file(tensors, partial / "optimizer.safetensors")
         if rows is not None:
             save_file(rows, partial / ROWS)
@@ -146,10 +148,13 @@ def restore_weights(path: Path, model: Any) -> None:
             value.copy_(trained[key])
 
 
-def prune(folder: Path, keep: int, best: int | None = None) -> list[Path]:
+def prune(
+    folder: Path, keep: int, best: int | None = None, besides: Collection[int] = ()
+) -> list[Path]:
     """Delete the oldest checkpoints beyond ``keep`` (at least two) and half-written ones.
 
-    That of the step ``best`` stays and is one of those kept. Nothing is deleted unless the newest
+    That of the step ``best`` stays and is one of those kept; the steps ``besides`` stay, however
+    old. Nothing is deleted unless the newest
     verifies; those that do not verify count for nothing.
     """
     newest, _ = latest(folder)
@@ -157,7 +162,8 @@ def prune(folder: Path, keep: int, best: int | None = None) -> list[Path]:
         return []
     found = [(step, path) for step, path in steps(folder) if step != best]
     keep -= len(found) < len(steps(folder))
-    gone = [path for _, path in found[max(keep, KEPT_AT_LEAST) :] if path != newest]
+    old = found[max(keep, KEPT_AT_LEAST) :]
+    gone = [path for step, path in old if path != newest and step not in besides]
     gone += list(folder.glob(".checkpoint-step-*"))
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)

@@ -155,7 +155,8 @@ def _held_out_passes(options: EstimateOptions, plan: Plan) -> int:
 
 def _checkpoints(options: EstimateOptions, plan: Plan) -> int:
     every = plan.steps_an_epoch if options.save_steps == "epoch" else int(options.save_steps)
-    return min(options.save_total_limit, (plan.total_steps - 1) // every + 1)
+    best = min(options.keep_best, _held_out_passes(options, plan))
+    return best + min(options.save_total_limit, (plan.total_steps - 1) // every + 1)
 
 
 def _show(found: Estimate) -> None:

@@ -47,15 +47,22 @@ def wants_best(config: FineTuningConfig) -> bool:
     return config.load_best_model_at_end or config.early_stopping_patience is not None
 
 
+def best_steps(records: Sequence[Mapping[str, Any]], count: int) -> list[int]:
+    """Return the steps of the lowest held-out losses in a run's records, the best first."""
+    taken = [(r["loss"], r["step"]) for r in records if r["kind"] == "eval"]
+    return [step for _, step in sorted(one for one in taken if one[0] == one[0])[:count]]
+
+
 def check_held_out(config: FineTuningConfig, held_out: Sequence[Any]) -> None:
     """Refuse to look for the best model where nothing is measured on the way."""
-    if not wants_best(config):
+    if config.load_best_model_at_end:
+        asked = "--load-best-model-at-end"
+    elif config.early_stopping_patience is not None:
+        asked = f"--early-stopping-patience {config.early_stopping_patience}"
+    elif config.keep_best:
+        asked = f"--keep-best {config.keep_best}"
+    else:
         return
-    asked = (
-        "--load-best-model-at-end"
-        if config.load_best_model_at_end
-        else f"--early-stopping-patience {config.early_stopping_patience}"
-    )
     if config.eval_strategy == "no":
         raise UsageError(
             f"{asked} goes by the held-out loss, and --eval-strategy no takes none on the way.",

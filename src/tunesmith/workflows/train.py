@@ -15,7 +15,7 @@ from tunesmith.workflows import console, safety
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.live_report import LiveReport
 from tunesmith.workflows.metrics import Metrics
-from tunesmith.workflows.progress import Progress, wants_best
+from tunesmith.workflows.progress import Progress, best_steps, wants_best
 from tunesmith.workflows.resuming import checkpoint_to_resume
 from tunesmith.workflows.row_watch import judge_rows, write_ledger
 from tunesmith.workflows.samples import Samples, check_samples
@@ -263,6 +263,7 @@ class _Run:
                     self._held_out_loss(done.step)
                 saves = every if self.config.save_steps == "epoch" else self.config.save_steps
                 best = wants_best(self.config) and self.progress.best_step == done.step
+                best = best or done.step in best_steps(self.metrics.records, self.config.keep_best)
                 if not last and (best or done.step % int(saves) == 0):
                     self._checkpoint(state)
                 self.live.step()
@@ -322,7 +323,8 @@ class _Run:
         }
         checkpoint.save(self.run.checkpoints, state, extra, self.metrics.ledger.tensors())
         best = self.progress.best_step if wants_best(self.config) else None
-        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)
+        besides = best_steps(self.metrics.records, self.config.keep_best)
+        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best, besides)
         state.model = model
         write_ledger(self.run, self.metrics.ledger)
         self.metrics.write()

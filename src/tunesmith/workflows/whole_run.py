@@ -31,6 +31,7 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
             "eval_steps": config.eval_steps,
             "save_steps": config.save_steps,
             "save_total_limit": config.save_total_limit,
+            "keep_best": config.keep_best,
             "num_epochs": config.num_epochs,
             "max_steps": config.max_steps,
             "lr_scheduler_type": config.lr_scheduler_type,
