@@ -111,6 +111,10 @@ class LoraOptions(Options):
     """Train the magnitude of each output apart from its direction (DoRA)."""
     lora_plus_ratio: float = Field(default=1.0, gt=0)
     """Rate of the adapter's B over that of its A (LoRA+), such as 16; 1 is plain LoRA."""
+    load_in_4bit: bool = False
+    """Hold the base in four bits (NF4, double quantisation: QLoRA); needs bitsandbytes."""
+    load_in_8bit: bool = False
+    """Hold the base in eight bits (int8); needs bitsandbytes."""
     freeze_ratio: float = Field(default=0.0, ge=0, le=1)
     """Share of the bottom layers, and the embeddings, left as they are."""
 
@@ -128,8 +132,8 @@ class OptimOptions(Options):
     """Rows of a micro-batch on one device."""
     gradient_accumulation_steps: int = Field(default=2, ge=1)
     """Micro-batches of a step."""
-    optim: Literal["adamw", "adafactor"] = "adamw"
-    """adafactor takes next to no memory; its rate is relative to the weights: try 1e-3."""
+    optim: Literal["adamw", "adafactor", "adamw_8bit"] = "adamw"
+    """adafactor takes next to no memory: try a rate of 1e-3; adamw_8bit needs bitsandbytes."""
     layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of a layer over that of the layer above it, such as 0.9; embeddings lie lowest."""
     lr_scheduler_type: Literal["linear", "cosine", "cosine_with_restarts", "constant"] = "cosine"

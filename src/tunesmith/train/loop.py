@@ -41,7 +41,7 @@ class Settings:
     layer_lr_decay: float = 1.0
     """Rate of a layer over that of the layer above it."""
     optim: str = "adamw"
-    """adamw or adafactor."""
+    """adamw, adafactor or adamw_8bit."""
     neftune_alpha: float = 0.0
     """Noise on the embeddings; 0 is none."""
 
@@ -108,6 +108,10 @@ def make_optimizer(model: Any, settings: Settings) -> torch.optim.Optimizer:
     )
     if settings.optim == "adafactor":
         return torch.optim.Adafactor(groups)
+    if settings.optim == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups)
     return torch.optim.AdamW(groups, fused=True)
 
 

@@ -202,6 +202,17 @@ def _bytes(row: Encoded, renderer: Renderer) -> int:
     return max(1, len(renderer.decode(trained).encode()))
 
 
+def _on_quantised(loaded: LoadedModel) -> list[str]:
+    if loaded.quantised is None:
+        return []
+    return [
+        f"The adapter was trained on its base quantised to {loaded.quantised.name}, and every "
+        "figure here was taken on that. It loads on the base as it is, too, with slightly other "
+        "losses.",
+        "",
+    ]
+
+
 def _card(done: Finished, sentences: Sequence[str], contamination: Sequence[str]) -> str:
     data = ", ".join(done.config.dataset) or "rows that the task generates"
     lines = [
@@ -214,6 +225,7 @@ def _card(done: Finished, sentences: Sequence[str], contamination: Sequence[str]
         f"Fine-tuned with tunesmith from {done.loaded.ref.described} on {data} "
         f"(task {done.config.task}, {done.steps} steps).",
         "",
+        *_on_quantised(done.loaded),
         *(f"- {sentence}" for sentence in (*sentences, *contamination)),
         "",
         "The settings lie in `config.yaml` of the run, the evidence in its `report.html`.",

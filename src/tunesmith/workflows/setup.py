@@ -16,6 +16,7 @@ from tunesmith.workflows import console, method
 from tunesmith.workflows.method import check_method, settle_adapter
 from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.progress import check_held_out
+from tunesmith.workflows.quantised import asked_bits, check_quantised
 from tunesmith.workflows.rows import Data, gather, split_shares
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ def open_training(resolved: Resolved[Any]) -> Opened:
     config: FineTuningConfig = resolved.options
     console.set_level(config.log_level)
     check_method(resolved)
+    check_quantised(config)
     changed = [[name, value, source] for name, value, source in resolved.describe()]
     console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
     data = gather(config, get_task(config.task))
-    loaded, renderer = open_model(config, trainable=True)
+    loaded, renderer = open_model(config, trainable=True, bits=asked_bits(config))
     config = settle_adapter(config, resolved.sources, loaded)
+    check_quantised(config)  # again, now that an adapter has said what it is
     if config.max_length > loaded.max_positions:
         chosen = resolved.sources.get("max_length", "default")
         if chosen == "default" or chosen.startswith("task"):
