@@ -14,7 +14,7 @@ import pytest
 import tunesmith
 from test_workflows import write_rows
 from tiny_models import tiny_model, tiny_tokenizer
-from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions
+from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions, VocabularyOptions
 from tunesmith.train import loop
 from tunesmith.workflows import train as workflow
 
@@ -39,6 +39,8 @@ TABLE: list[Any] = [
     pytest.param("load_in_8bit", True, LORA, "losses", marks=eight),
     pytest.param("optim", "adamw_8bit", {}, "optimizer", marks=eight),
     ("freeze_ratio", 0.5, {}, "trained"),
+    ("new_tokens", 20, {}, "losses"),
+    ("new_tokens_warmup", 0.5, {"new_tokens": 20}, "losses"),
     ("learning_rate", 0.02, {}, "groups"),
     ("num_epochs", 2, {}, "rows"),
     ("max_steps", 5, {}, "rows"),
@@ -179,7 +181,8 @@ def test_a_setting_changes_what_it_says(
 
 
 def test_the_table_is_complete() -> None:
-    known = {n for kind in (LoraOptions, OptimOptions, RunOptions) for n in kind.model_fields}
+    kinds = (LoraOptions, VocabularyOptions, OptimOptions, RunOptions)
+    known = {n for kind in kinds for n in kind.model_fields}
     tabled = {getattr(row, "values", row)[0] for row in TABLE}
     assert sorted(known - tabled - set(ELSEWHERE)) == []
     assert not tabled & set(ELSEWHERE)

@@ -54,6 +54,7 @@ CONTENTS = (
     "comparison.json",
     "report.html",
     "tensorboard",
+    "new_tokens.json",
 )
 """All that a run writes into its folder, and all that ``overwrite`` removes from it."""
 
@@ -75,6 +76,7 @@ class RunDir:
         self.eval = self.path / "eval"
         self.report = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
+        self.new_tokens = self.path / "new_tokens.json"
         self.existed = False
         """Whether ``create`` found the folder there (to resume or to overwrite)."""
         self._lock: int | None = None

@@ -145,7 +145,7 @@ EXCLUSIVE = (
 )
 """Settings that contradict each other, and why."""
 
-NEEDS: Mapping[str, str] = dict.fromkeys(
+NEEDS: Mapping[str, str] = {"new_tokens_warmup": "new_tokens"} | dict.fromkeys(
     (
         "lora_rank",
         "lora_alpha",

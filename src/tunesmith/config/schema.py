@@ -119,6 +119,15 @@ class LoraOptions(Options):
     """Share of the bottom layers, and the embeddings, left as they are."""
 
 
+class VocabularyOptions(Options):
+    """Vocabulary"""
+
+    new_tokens: int = Field(default=0, ge=0)
+    """Tokens to add to a BPE tokenizer: those that save most tokens of the training texts."""
+    new_tokens_warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps, at the beginning, in which only the rows of new tokens are trained."""
+
+
 class OptimOptions(Options):
     """Optimisation"""
 
@@ -185,7 +194,9 @@ class RunOptions(OutputOptions):
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 
 
-class FineTuningConfig(RunOptions, OptimOptions, LoraOptions, DataOptions, ModelOptions):
+class FineTuningConfig(
+    RunOptions, OptimOptions, VocabularyOptions, LoraOptions, DataOptions, ModelOptions
+):
     """Everything that ``tunesmith train`` knows."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tunesmith.data.hub import unreachable
+from tunesmith.data.new_tokens import NewTokens
 from tunesmith.errors import ModelError
 from tunesmith.models.memory import use_huge_pages
 from tunesmith.models.quantize import Quantised, look_at, quantisation_config
@@ -42,6 +43,8 @@ class LoadedModel:
     dtype: torch.dtype
     taken_out: dict[str, torch.Tensor] = field(default_factory=dict)
     """The matrices that PiSSA took out of the weights, by the names that they are saved under."""
+    new_tokens: NewTokens | None = None
+    """Tokens that ``tokenizer`` has and the base had not; their rows come with the training."""
     quantised: Quantised | None = None
     """What of the weights is held in four or eight bits."""
 

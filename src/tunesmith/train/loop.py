@@ -15,6 +15,7 @@ from tunesmith.errors import DivergedError, Interrupted, TrainingError
 from tunesmith.train.batches import Plan, pack
 from tunesmith.train.groups import parameter_groups
 from tunesmith.train.losses import lengths, packed_rows, token_losses
+from tunesmith.train.new_rows import NewRows, keep_new_rows, without_decay
 from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.schedule import factor
 from tunesmith.types import Encoded
@@ -44,6 +45,8 @@ class Settings:
     """adamw, adafactor or adamw_8bit."""
     neftune_alpha: float = 0.0
     """Noise on the embeddings; 0 is none."""
+    new_rows: NewRows | None = None
+    """Rows of new tokens that are trained alone at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,10 @@ def fit(
                 should_stop,
                 seed=f"{plan.seed}/{state.step}",
             )
+        new = settings.new_rows
+        alone = new is not None and state.step < new.steps
+        if new is not None and alone:
+            keep_new_rows(state.model, new)
         norm = _clip(state, settings, accelerator)
         if not (
             loss == loss and abs(loss) != float("inf") and norm == norm and norm < float("inf")
@@ -168,7 +175,8 @@ def fit(
                 f"Rows: {places}.",
                 hint="a lower --learning-rate, or look at these rows",
             )
-        state.optimizer.step()
+        with without_decay(state.optimizer) if alone else nullcontext():
+            state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         state.ledger.add(picked)

@@ -14,6 +14,8 @@ from tunesmith.rundir import RunDir, hash_tree, write_json, write_text
 from tunesmith.storage import whole_folder
 from tunesmith.tasks.base import GradedTask
 from tunesmith.workflows import console
+from tunesmith.workflows.new_tokens import Vocabulary
+from tunesmith.workflows.new_tokens import losses as vocabulary_losses
 from tunesmith.workflows.rows import Data
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Finished:
     """Most memory held until the last step: of the process, or allocated on the GPU."""
     steps_here: int
     """Steps that this process made; fewer than ``steps`` after a resume."""
+    vocabulary: Vocabulary | None = None
 
 
 def baseline(
@@ -55,8 +58,15 @@ def baseline(
     held: Prepared,
     run: RunDir,
     config: FineTuningConfig,
+    vocabulary: Vocabulary | None = None,
 ) -> list[RowLoss]:
-    """Measure the model before training: held-out losses, and the answers to the questions."""
+    """Measure the model before training: held-out losses, and the answers to the questions.
+
+    Where it is to have new tokens, the base is measured with its own.
+    """
+    if vocabulary is not None:
+        _ask(loaded, vocabulary.renderer, data, run, config, "base")
+        return vocabulary_losses(loaded, vocabulary.before, vocabulary.tokenizer)
     losses = byte_losses(loaded, renderer, held) if held.rows else []
     _ask(loaded, renderer, data, run, config, "base")
     return losses
@@ -86,7 +96,10 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
     sentences: list[str] = list(done.notes)
     losses: list[str] = []
     if before:
-        after = byte_losses(done.loaded, done.renderer, done.held)
+        if done.vocabulary is None:
+            after = byte_losses(done.loaded, done.renderer, done.held)
+        else:
+            after = vocabulary_losses(done.loaded, done.vocabulary.after, done.loaded.tokenizer)
         compared = compare_losses(before, after)
         losses.append(compared.sentence())
         sentences += losses

@@ -14,6 +14,7 @@ from tunesmith.errors import CheckpointError, Interrupted
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
+from tunesmith.workflows.new_tokens import check_resumed, store
 from tunesmith.workflows.progress import Progress, wants_best
 from tunesmith.workflows.resuming import checkpoint_to_resume
 from tunesmith.workflows.setup import (
@@ -68,6 +69,7 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     ) as run:
         console.say(f"Run: {run.path}")
         run.write_config(config.model_dump(mode="json"))
+        store(run, opened.loaded.new_tokens)
         return _Run(opened, run).go()
 
 
@@ -77,7 +79,7 @@ class _Run:
     def __init__(self, opened: Opened, run: RunDir) -> None:
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
-        self.run = run
+        self.vocabulary, self.run = opened.vocabulary, run
         self.accelerator = make_accelerator(self.config, self.loaded)
         self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
@@ -89,7 +91,8 @@ class _Run:
         from tunesmith.models.memory import peak_bytes
 
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
-        before = baseline(self.loaded, self.renderer, self.data, self.held, self.run, self.config)
+        parts = (self.loaded, self.renderer, self.data, self.held, self.run, self.config)
+        before = baseline(*parts, self.vocabulary)
         state = self._state(settings)
         first, began = state.step, time.monotonic()
         try:
@@ -124,6 +127,7 @@ class _Run:
                     notes,
                     peak,
                     state.step - first,
+                    self.vocabulary,
                 ),
                 before,
             )
@@ -149,13 +153,15 @@ class _Run:
         """Check a run that stopped early, and return what there is to say about it."""
         from tunesmith.train.loop import check_ledger
 
+        said = [] if self.vocabulary is None else [self.vocabulary.sentence]
         if state.step >= self.plan.total_steps:
-            return []
+            return said
         check_ledger(state, self.plan, state.step)
         return [
+            *said,
             f"Stopped early, after step {state.step} of {self.plan.total_steps}: the last "
             f"{self.progress.since} held-out losses were not below {self.progress.best:.4f}, that "
-            f"of step {self.progress.best_step}."
+            f"of step {self.progress.best_step}.",
         ]
 
     def _state(self, settings: Settings) -> State:
@@ -168,6 +174,7 @@ class _Run:
         if config.resume is not None:
             path = checkpoint_to_resume(self.run, config.resume)
             extra = checkpoint.restore(path, state)
+            check_resumed(extra.get("new_tokens"), self.loaded.new_tokens)
             self.losses, self.records = extra["losses"], extra["records"]
             self.progress = Progress.from_json(extra)
             console.say(f"Resumed from {path.name}.")
@@ -260,7 +267,9 @@ class _Run:
             return
         model = state.model
         state.model = self.loaded.model
+        new = self.loaded.new_tokens
         extra = {"losses": self.losses, "records": self.records, **self.progress.to_json()}
+        extra["new_tokens"] = None if new is None else new.to_json()
         checkpoint.save(self.run.checkpoints, state, extra)
         best = self.progress.best_step if wants_best(self.config) else None
         checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)
