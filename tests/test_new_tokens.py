@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -280,20 +279,17 @@ def test_a_run_saves_one_tokenizer_everywhere_and_loads_without_us() -> None:
 
 @pytest.mark.usefixtures("in_a_folder")
 def test_nothing_is_mined_from_held_out_rows() -> None:
-    run = train()
-    mined = (run / "new_tokens.json").read_text()
     held = [json.dumps({"text": "xyzzy quux " * 30 + str(n)}) + "\n" for n in range(3)]
     Path("held.jsonl").write_text("".join(held))
     lines = Path("rows.jsonl").read_text().splitlines(keepends=True)
-    Path("all.jsonl").write_text("".join(lines + held))
-    texts = [train(run_name=n, dataset=d, eval_dataset="held.jsonl") / "new_tokens.json"
-             for n, d in (("a", "rows.jsonl"), ("b", "all.jsonl"))]  # fmt: skip
-    assert texts[0].read_text() != mined
-    assert texts[0].read_text() != texts[1].read_text()
-    shutil.rmtree(texts[0].parent)
-    Path("held.jsonl").write_text(json.dumps({"text": "something else"}) + "\n")
-    again = train(run_name="a", eval_dataset="held.jsonl") / "new_tokens.json"
-    assert "xyz" not in json.dumps(json.loads(again.read_text())["merges"])
+    Path("both.jsonl").write_text("".join(lines + held))
+    found = []
+    for name in ("rows", "both"):
+        more = {"dataset": f"{name}.jsonl", "run_name": name, "max_steps": 1}
+        run = train(**more, **({"eval_dataset": "held.jsonl"} if name == "rows" else {}))
+        merges = json.loads((run / "new_tokens.json").read_text())["merges"]
+        found.append(any("zz" in a + b or "uu" in a + b for a, b in merges))
+    assert found == [False, True]
 
 
 @pytest.mark.usefixtures("in_a_folder")

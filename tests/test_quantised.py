@@ -145,8 +145,7 @@ def test_packed_equals_unpacked(bits: str, checkpointing: bool) -> None:
         model.train()
     rows = make_rows(6)
     packed, alone = (gradients(model, rows, packing=p) for p in (True, False))
-    # Products of eight bits round inputs, and a large one moves a column of its neighbours.
-    tolerance = 2e-5 if bits == "4bit" else 2e-2
+    tolerance = 2e-6
     assert packed[0] == pytest.approx(alone[0], rel=tolerance)
     for name, value in packed[1].items():
         if value is not None:
@@ -164,9 +163,7 @@ def test_the_engine_generates_with_a_quantised_model(bits: str) -> None:
     requests = make_requests(4)
     made = {c.key: c for c in Engine(model, decode, STOP, max_slots=3).run(requests)}
     alone = {r.key: generate_one(model, r, decode, STOP) for r in requests}
-    same = sum(made[key] == alone[key] for key in alone)
-    assert len(made) == len(alone)
-    assert same == len(alone) if bits == "4bit" else same > 0
+    assert made == alone
 
 
 @needs_package
