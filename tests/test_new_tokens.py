@@ -56,7 +56,7 @@ def train(**more: Any) -> Path:
 def spaced() -> Any:
     """Return a SentencePiece-like BPE: no words are cut, spaces are marks, bytes as a fallback."""
     letters = ["<unk>", "<s>", "</s>", *(f"<0x{n:02X}>" for n in range(256)), "▁"]
-    letters += [*"abcdefghijklmnopqrstuvwxyz.,;\n", "th", "the"]
+    letters += [*"abcdefghijklmnopqrstuvwxyz.,;\n", "th", "the", "abc"]
     model = models.BPE(
         {token: at for at, token in enumerate(letters)},
         [("t", "h"), ("th", "e")],
@@ -110,6 +110,8 @@ def test_the_longer_tokenizer_joins_where_mining_said_and_nowhere_else(kind: str
         assert back == before
         assert longer.decode(after) == tokenizer.decode(before)
     assert saved == new.places
+    # A word ends before a space, also where the tokenizer itself cuts no words.
+    assert not any("▁" in (a + b)[1:] for a, b in new.merges)
 
 
 def test_each_pick_is_the_most_frequent_pair_left() -> None:
@@ -149,6 +151,14 @@ def test_counts_hold_for_repeated_letters(texts: list[str]) -> None:
         for t in (tokenizer, longer)
     ]
     assert lengths[0] - lengths[1] == new.places
+
+
+def test_no_token_is_made_a_second_time() -> None:
+    # «abc» is in the vocabulary, though no merge of the base leads to it.
+    new, _ = grown(spaced(), ["zabc yabc xabc wabc"] * 20, 20)
+    made = ["".join(pair) for pair in new.merges]
+    assert len(made) > 1
+    assert "abc" not in made
 
 
 def test_rare_pairs_are_left_and_another_kind_of_tokenizer_is_refused() -> None:

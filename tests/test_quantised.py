@@ -159,7 +159,7 @@ def test_the_engine_generates_with_a_quantised_model(bits: str) -> None:
     from tunesmith.generate.engine import Engine
     from tunesmith.generate.reference import generate_one
 
-    model = adapted(bits)
+    model = adapted(bits).eval()
     requests = make_requests(4)
     made = {c.key: c for c in Engine(model, decode, STOP, max_slots=3).run(requests)}
     alone = {r.key: generate_one(model, r, decode, STOP) for r in requests}

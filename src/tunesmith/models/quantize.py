@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
+ROUNDED = "Products with it round their inputs to eight bits, too (on a CPU outside training only)."
 NAMES = {"4bit": "NF4 with double quantisation", "8bit": "int8"}
 
 

@@ -32,7 +32,9 @@ def open_model(
     dtype = str(loaded.dtype).removeprefix("torch.")
     console.say(f"Model: {loaded.ref.described} ({dtype} on {loaded.device}).")
     if loaded.quantised is not None:
-        console.say(f"{loaded.quantised}.")
+        from tunesmith.models.quantize import ROUNDED
+
+        console.say(f"{loaded.quantised}.{f' {ROUNDED}' if bits == '8bit' else ''}")
     if renderer.form in ("plain", "instruction") and options.chat_template == "auto":
         console.say("The model brings no chat template; a plain form of its own tokens is used.")
     return loaded, renderer
