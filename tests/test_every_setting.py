@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 import tunesmith
 from test_workflows import write_rows
 from tiny_models import tiny_model, tiny_tokenizer
-from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions
+from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions, VocabularyOptions
 from tunesmith.train import loop
 from tunesmith.workflows import train as workflow
 
@@ -21,7 +22,10 @@ LORA = {"lora": True, "lora_rank": 4}
 OFTEN = {"eval_steps": 1}
 UNITS = {"task": "units", "eval_questions": 1, "max_length": 200}
 
-TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
+eight = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
+)
+TABLE: list[Any] = [
     ("lora", True, {}, "trained"),
     ("lora_rank", 8, LORA, "shapes"),
     ("lora_alpha", 64.0, LORA, "losses"),
@@ -31,8 +35,13 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("use_rslora", True, LORA, "losses"),
     ("use_dora", True, LORA, "trained"),
     ("lora_plus_ratio", 8.0, LORA, "groups"),
+    pytest.param("load_in_4bit", True, LORA, "losses", marks=eight),
+    pytest.param("load_in_8bit", True, LORA, "losses", marks=eight),
+    pytest.param("optim", "adamw_8bit", {}, "optimizer", marks=eight),
     ("freeze_ratio", 0.5, {}, "trained"),
     ("trunk_cache", "off", {"freeze_ratio": 0.5, "max_steps": 12}, "trunk"),
+    ("new_tokens", 20, {}, "losses"),
+    ("new_tokens_warmup", 0.5, {"new_tokens": 20}, "losses"),
     ("learning_rate", 0.02, {}, "groups"),
     ("num_epochs", 2, {}, "rows"),
     ("max_steps", 5, {}, "rows"),
@@ -57,7 +66,7 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("eval_steps", 2, {}, "held out"),
     ("save_steps", 2, {}, "files"),
     ("save_total_limit", 2, {"save_steps": 1}, "files"),
-    ("keep_best", 1, {"save_steps": 1, "eval_steps": 1, "save_total_limit": 2}, "files"),
+    ("keep_best", 3, {"save_steps": 1, "eval_steps": 1, "save_total_limit": 2}, "files"),
     ("load_best_model_at_end", True, OFTEN, "files"),
     ("early_stopping_patience", 1, OFTEN, "files"),
     ("nonfinite", "rewind", {}, "files"),
@@ -179,7 +188,8 @@ def test_a_setting_changes_what_it_says(
 
 
 def test_the_table_is_complete() -> None:
-    known = {n for kind in (LoraOptions, OptimOptions, RunOptions) for n in kind.model_fields}
-    tabled = {name for name, *_ in TABLE}
+    kinds = (LoraOptions, VocabularyOptions, OptimOptions, RunOptions)
+    known = {n for kind in kinds for n in kind.model_fields}
+    tabled = {getattr(row, "values", row)[0] for row in TABLE}
     assert sorted(known - tabled - set(ELSEWHERE)) == []
     assert not tabled & set(ELSEWHERE)

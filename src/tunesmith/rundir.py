@@ -59,6 +59,7 @@ CONTENTS = (
     "report.html",
     "tensorboard",
     "trunk.cache",
+    "new_tokens.json",
 )
 """All that a run writes into its folder, and all that ``overwrite`` removes from it."""
 
@@ -85,6 +86,7 @@ class RunDir:
         self.report = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
         self.trunk = self.path / "trunk.cache"
+        self.new_tokens = self.path / "new_tokens.json"
         self.existed = False
         """Whether ``create`` found the folder there (to resume or to overwrite)."""
         self._lock: int | None = None

@@ -140,10 +140,16 @@ RIVALS: Mapping[str, str] = {
 }
 """Two ways to say one thing: the one that is set in the higher layer puts the other back."""
 
-EXCLUSIVE = (("resume", "overwrite", "one goes on with a run, the other starts over"),)
+EXCLUSIVE = (
+    ("resume", "overwrite", "one goes on with a run, the other starts over"),
+    ("load_in_4bit", "load_in_8bit", "a weight is held in one of them"),
+)
 """Settings that contradict each other, and why."""
 
-NEEDS: Mapping[str, str] = {"trunk_cache": "freeze_ratio"} | dict.fromkeys(
+NEEDS: Mapping[str, str] = {
+    "trunk_cache": "freeze_ratio",
+    "new_tokens_warmup": "new_tokens",
+} | dict.fromkeys(
     (
         "lora_rank",
         "lora_alpha",

@@ -115,10 +115,23 @@ class LoraOptions(Options):
     """Train the magnitude of each output apart from its direction (DoRA)."""
     lora_plus_ratio: float = Field(default=1.0, gt=0)
     """Rate of the adapter's B over that of its A (LoRA+), such as 16; 1 is plain LoRA."""
+    load_in_4bit: bool = False
+    """Hold the base in four bits (NF4, double quantisation: QLoRA); needs bitsandbytes."""
+    load_in_8bit: bool = False
+    """Hold the base in eight bits (int8); needs bitsandbytes."""
     freeze_ratio: float = Field(default=0.0, ge=0, le=1)
     """Share of the bottom layers, and the embeddings, left as they are."""
     trunk_cache: Literal["auto", "on", "off"] = "auto"
     """Keep what frozen layers put out on the disk, so that later epochs skip them (no dropout)."""
+
+
+class VocabularyOptions(Options):
+    """Vocabulary"""
+
+    new_tokens: int = Field(default=0, ge=0)
+    """Tokens to add to a BPE tokenizer: those that save most tokens of the training texts."""
+    new_tokens_warmup: float = Field(default=0.1, ge=0, le=1)
+    """Share of the steps, at the beginning, in which only the rows of new tokens are trained."""
 
 
 class OptimOptions(Options):
@@ -134,8 +147,8 @@ class OptimOptions(Options):
     """Rows of a micro-batch on one device."""
     gradient_accumulation_steps: int = Field(default=2, ge=1)
     """Micro-batches of a step."""
-    optim: Literal["adamw", "adafactor"] = "adamw"
-    """adafactor takes next to no memory; its rate is relative to the weights: try 1e-3."""
+    optim: Literal["adamw", "adafactor", "adamw_8bit"] = "adamw"
+    """adafactor takes next to no memory: try a rate of 1e-3; adamw_8bit needs bitsandbytes."""
     layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
     """Rate of a layer over that of the layer above it, such as 0.9; embeddings lie lowest."""
     lr_scheduler_type: Literal["linear", "cosine", "cosine_with_restarts", "constant"] = "cosine"
@@ -195,7 +208,9 @@ class RunOptions(OutputOptions):
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 
 
-class FineTuningConfig(RunOptions, OptimOptions, LoraOptions, DataOptions, ModelOptions):
+class FineTuningConfig(
+    RunOptions, OptimOptions, VocabularyOptions, LoraOptions, DataOptions, ModelOptions
+):
     """Everything that ``tunesmith train`` knows."""
 
 

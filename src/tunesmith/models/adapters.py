@@ -12,6 +12,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError
+from tunesmith.models.quantize import elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def count(model: Any, what: str) -> Trainable:
     """Count trained and all parameters; one shared by two modules counts once."""
     parameters = list(model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return Trainable(trained, sum(p.numel() for p in parameters), what)
+    return Trainable(trained, sum(map(elements, parameters)), what)
 
 
 def linear_modules(model: Any) -> list[str]:

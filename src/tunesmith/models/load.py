@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from tunesmith.data.hub import unreachable
+from tunesmith.data.new_tokens import NewTokens
 from tunesmith.errors import ModelError
 from tunesmith.models.memory import use_huge_pages
+from tunesmith.models.quantize import Quantised, look_at, quantisation_config
 
 BUILT_IN = "tunesmith/tiny"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -41,6 +43,10 @@ class LoadedModel:
     dtype: torch.dtype
     taken_out: dict[str, torch.Tensor] = field(default_factory=dict)
     """The matrices that PiSSA took out of the weights, by the names that they are saved under."""
+    new_tokens: NewTokens | None = None
+    """Tokens that ``tokenizer`` has and the base had not; their rows come with the training."""
+    quantised: Quantised | None = None
+    """What of the weights is held in four or eight bits."""
 
     @property
     def max_positions(self) -> int:
@@ -92,12 +98,18 @@ def resolve_model(name: str) -> ModelRef:
 
 
 def load(
-    name: str, *, dtype: str = "auto", device: str = "auto", trainable: bool = False
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    trainable: bool = False,
+    bits: str | None = None,
 ) -> LoadedModel:
     """Load a model and its tokenizer; nothing but safetensors is read and no foreign code is run.
 
     ``dtype`` auto is bfloat16 on a GPU that has it and float32 elsewhere. An adapter is put on its
-    base; ``trainable`` lets training go on in it.
+    base; ``trainable`` lets training go on in it. ``bits`` is 4bit or 8bit for a base that is
+    quantised while it is loaded, which needs bitsandbytes.
     """
     use_huge_pages()
     ref = resolve_model(name)
@@ -111,9 +123,14 @@ def load(
     _check_network(ref)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    extra: dict[str, Any] = {}
+    if bits:
+        # Quantised weights are made where they stay.
+        config = quantisation_config(bits, wanted)
+        extra = {"quantization_config": config, "device_map": {"": chosen}}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            ref.path, dtype=wanted, use_safetensors=True, trust_remote_code=False
+            ref.path, dtype=wanted, use_safetensors=True, trust_remote_code=False, **extra
         )
         tokenizer = _tokenizer(AutoTokenizer, ref)
     except ModelError:
@@ -124,13 +141,15 @@ def load(
             f"{ref.described} cannot be loaded: {reason}",
             expected="a causal language model that transformers knows, in safetensors",
         ) from None
+    quantised = look_at(model, bits, wanted) if bits else None
     if ref.adapter:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, ref.adapter, is_trainable=trainable)
-    model.to(chosen)
+    if not bits:
+        model.to(chosen)
     model.eval()
-    return LoadedModel(model, tokenizer, ref, chosen, wanted)
+    return LoadedModel(model, tokenizer, ref, chosen, wanted, quantised=quantised)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,8 +154,7 @@ def prune(
     """Delete the oldest checkpoints beyond ``keep`` (at least two) and half-written ones.
 
     That of the step ``best`` stays and is one of those kept; the steps ``besides`` stay, however
-    old. Nothing is deleted unless the newest
-    verifies; those that do not verify count for nothing.
+    old. Nothing is deleted unless the newest verifies; those that do not verify count for nothing.
     """
     newest, _ = latest(folder)
     if newest is None:
@@ -177,6 +176,10 @@ def _flat(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], di
         for key, value in values.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{number}.{key}"] = value.detach().contiguous()
+            elif isinstance(value, dict):
+                # The eight-bit optimiser's; its tables are shared, which safetensors refuses.
+                inner = {f"{number}.{key}/{name_}": t.clone() for name_, t in value.items()}
+                tensors.update(inner)
             else:
                 numbers[f"{number}.{key}"] = value
     return tensors, numbers
@@ -189,5 +192,10 @@ def _unflat(
     state: dict[int, dict[str, Any]] = {}
     for name_, value in {**tensors, **numbers}.items():
         number, _, key = name_.partition(".")
-        state.setdefault(int(number), {})[key] = value
+        outer, _, inner = key.partition("/")
+        own = state.setdefault(int(number), {})
+        if inner:
+            own.setdefault(outer, {})[inner] = value
+        else:
+            own[outer] = value
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from tunesmith.models.adapters import blocks
 from tunesmith.models.attention import packed
 from tunesmith.models.memory import resident_bytes
+from tunesmith.models.quantize import parameter_bytes, plain_shells
 from tunesmith.train.batches import Plan
 from tunesmith.train.loop import Settings, State, fit, micro_batches
 from tunesmith.train.losses import lengths, row_losses
@@ -32,6 +33,8 @@ MOMENTS = 2
 """Tensors of AdamW as large as the parameter, besides a step count of 4 bytes."""
 HEAD_COPIES = 3
 """Tensors of a number a trained token and word: log-probabilities and two gradients of them."""
+EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256
+"""Numbers from which bitsandbytes keeps moments in eight bits, and those that share a scale."""
 HELD_OUT_ROWS = 64
 """Held-out rows that are timed."""
 SAMPLE_S = 0.002
@@ -87,11 +90,13 @@ class Probe:
 
 def static_memory(model: Any, optim: str = "adamw") -> tuple[int, int, int]:
     """Return the bytes of parameters, of gradients and of the optimiser; works on meta too."""
-    whole = sum(p.numel() * p.element_size() for p in model.parameters())
+    whole = parameter_bytes(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.numel() * p.element_size() for p in trained)
     if optim == "adafactor":
         kept = sum(_factored(p) * p.element_size() for p in trained)
+    elif optim == "adamw_8bit":
+        kept = sum(_eight_bit(p) for p in trained)
     else:
         kept = MOMENTS * gradients
     return whole, gradients, kept + 4 * len(trained)
@@ -104,13 +109,29 @@ def _factored(parameter: Any) -> int:
     return int(parameter.numel() // parameter.shape[-1] + parameter.numel() // parameter.shape[-2])
 
 
-def on_meta(model: Any, *, recompute: bool) -> Any:
-    """Return a copy of a model on the meta device, with or without gradient checkpointing."""
-    known = {id(tensor): tensor.to("meta") for tensor in (*model.parameters(), *model.buffers())}
-    # The copy takes these for the tensors, so no weight is ever copied.
-    for tensor in model.parameters():
-        shell = torch.nn.Parameter(known[id(tensor)].detach(), tensor.requires_grad)
-        known[id(tensor)] = shell
+def _eight_bit(parameter: Any) -> int:
+    """Return the bytes that eight-bit AdamW keeps of a parameter; small ones stay in 32 bits."""
+    numbers = int(parameter.numel())
+    if numbers < EIGHT_BIT_FROM:
+        return 4 * MOMENTS * numbers
+    return MOMENTS * (numbers + 4 * -(-numbers // EIGHT_BIT_BLOCK))
+
+
+def on_meta(model: Any, *, recompute: bool, dtype: torch.dtype = torch.float32) -> Any:
+    """Return a copy of a model on the meta device, with or without gradient checkpointing.
+
+    Quantised layers become plain ones of ``dtype``: they keep the same for the backward pass, but
+    their own bytes are another number.
+    """
+    known: dict[int, Any] = dict(plain_shells(model, dtype))
+    # The copy takes these for layers and tensors, so no weight is ever copied.
+    for module in [module for module in model.modules() if id(module) not in known]:
+        for buffer in module.buffers(recurse=False):
+            known[id(buffer)] = buffer.to("meta")
+        for weight in module.parameters(recurse=False):
+            if id(weight) not in known:
+                shell = torch.nn.Parameter(weight.detach().to("meta"), weight.requires_grad)
+                known[id(weight)] = shell
     shells = copy.deepcopy(model, known)
     # Autocast wraps the forward of the original; without it the numbers are an upper bound.
     shells.__dict__.pop("forward", None)
@@ -159,13 +180,21 @@ def largest(
 
 
 def memory(
-    model: Any, shape: Shape, *, several: bool, recomputed: Any = None, optim: str = "adamw"
+    model: Any,
+    shape: Shape,
+    *,
+    several: bool,
+    recomputed: Any = None,
+    optim: str = "adamw",
+    held: int | None = None,
 ) -> Memory:
     """Add up the memory of training a model; both it and ``recomputed`` lie on the meta device.
 
-    ``recomputed`` is the same model with gradient checkpointing, where that is on.
+    ``recomputed`` is the same model with gradient checkpointing, where that is on. ``held`` are
+    the bytes of the weights where the copies have another number, as those of quantised ones do.
     """
     parameters, gradients, optimizer = static_memory(model, optim)
+    parameters = parameters if held is None else held
     words = model.get_output_embeddings().weight.shape[0]
     size = next(model.parameters()).element_size()
     log_probabilities = 4 * shape.trained * words

@@ -18,6 +18,7 @@ from tunesmith.train.decisions import Decisions
 from tunesmith.train.groups import parameter_groups
 from tunesmith.train.ledger import Ledger
 from tunesmith.train.losses import lengths, packed_rows, token_losses
+from tunesmith.train.new_rows import NewRows, keep_new_rows, without_decay
 from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.policy import STOP, Policy
 from tunesmith.train.schedule import factor
@@ -50,9 +51,11 @@ class Settings:
     layer_lr_decay: float = 1.0
     """Rate of a layer over that of the layer above it."""
     optim: str = "adamw"
-    """adamw or adafactor."""
+    """adamw, adafactor or adamw_8bit."""
     neftune_alpha: float = 0.0
     """Noise on the embeddings; 0 is none."""
+    new_rows: NewRows | None = None
+    """Rows of new tokens that are trained alone at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,10 @@ def make_optimizer(model: Any, settings: Settings) -> torch.optim.Optimizer:
     )
     if settings.optim == "adafactor":
         return torch.optim.Adafactor(groups)
+    if settings.optim == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups)
     return torch.optim.AdamW(groups, fused=True)
 
 
@@ -149,16 +156,20 @@ def fit(
         loss, norm, trained = float("nan"), float("nan"), 0
         seen: tuple[RowSeen, ...] = ()
         skipped = state.decisions.skips.get(state.step, "")
+        alone = settings.new_rows is not None and state.step < settings.new_rows.steps
         if not skipped:
             loss, trained, seen = _gradients(state, work, picked)
             nonfinite.unscale(state)
+            if alone and settings.new_rows is not None:
+                keep_new_rows(state.model, settings.new_rows)
             norm = _clip(state, settings, accelerator)
             skipped = nonfinite.judge(state, rows, picked, loss, norm, policy)
         if skipped:
             state.ledger.skip(state.step, picked)
             state.step += 1
         else:
-            state.optimizer.step()
+            with without_decay(state.optimizer) if alone else nullcontext():
+                state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
             state.step += 1
             nonfinite.check_update(state, rows, picked)

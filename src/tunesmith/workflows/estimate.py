@@ -97,6 +97,7 @@ def _estimate(resolved: Resolved[EstimateOptions]) -> Estimate:
 
 def _look(opened: Opened, options: EstimateOptions) -> Estimate:
     from tunesmith.models.memory import resident_bytes
+    from tunesmith.models.quantize import parameter_bytes
     from tunesmith.train import estimate as arithmetic
     from tunesmith.train.loop import State, make_optimizer
     from tunesmith.train.losses import lengths
@@ -109,14 +110,16 @@ def _look(opened: Opened, options: EstimateOptions) -> Estimate:
     shape, several, tokens = arithmetic.largest(
         rows, sizes, plan, settings, accelerator.num_processes
     )
+    dtype = opened.loaded.dtype
     memory = arithmetic.memory(
-        arithmetic.on_meta(opened.loaded.model, recompute=False),
+        arithmetic.on_meta(opened.loaded.model, recompute=False, dtype=dtype),
         shape,
         several=several,
-        recomputed=arithmetic.on_meta(opened.loaded.model, recompute=True)
+        recomputed=arithmetic.on_meta(opened.loaded.model, recompute=True, dtype=dtype)
         if options.gradient_checkpointing
         else None,
         optim=settings.optim,
+        held=parameter_bytes(opened.loaded.model),
     )
     state = State(model, make_optimizer(model, settings))
     cuda = accelerator.device.type == "cuda"

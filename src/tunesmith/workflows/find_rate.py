@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,7 @@ def _sweep(opened: Opened, options: FindRateOptions) -> tuple[Sweep, bool]:
     accelerator = make_accelerator(options, opened.loaded)
     plan = plan_steps(opened.config, opened.rows, accelerator.num_processes)
     settings = loop_settings(opened.config, plan, opened.rows, opened.loaded)
+    settings = replace(settings, new_rows=None)  # the rate is that of the whole model
     model = make_trainable(opened.config, opened.loaded, accelerator)
     state = State(model, make_optimizer(model, settings))
     if options.lr_steps > plan.steps_an_epoch:

@@ -14,6 +14,8 @@ from tunesmith.rundir import RunDir, hash_tree, write_json, write_text
 from tunesmith.storage import whole_folder
 from tunesmith.tasks.base import GradedTask
 from tunesmith.workflows import console
+from tunesmith.workflows.new_tokens import Vocabulary
+from tunesmith.workflows.new_tokens import losses as vocabulary_losses
 from tunesmith.workflows.rows import Data
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Finished:
     """Most memory held until the last step: of the process, or allocated on the GPU."""
     steps_here: int
     """Steps that this process made; fewer than ``steps`` after a resume."""
+    vocabulary: Vocabulary | None = None
 
 
 def baseline(
@@ -55,8 +58,15 @@ def baseline(
     held: Prepared,
     run: RunDir,
     config: FineTuningConfig,
+    vocabulary: Vocabulary | None = None,
 ) -> list[RowLoss]:
-    """Measure the model before training: held-out losses, and the answers to the questions."""
+    """Measure the model before training: held-out losses, and the answers to the questions.
+
+    Where it is to have new tokens, the base is measured with its own.
+    """
+    if vocabulary is not None:
+        _ask(loaded, vocabulary.renderer, data, run, config, "base")
+        return vocabulary_losses(loaded, vocabulary.before, vocabulary.tokenizer)
     losses = byte_losses(loaded, renderer, held) if held.rows else []
     _ask(loaded, renderer, data, run, config, "base")
     return losses
@@ -86,7 +96,10 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
     sentences: list[str] = list(done.notes)
     losses: list[str] = []
     if before:
-        after = byte_losses(done.loaded, done.renderer, done.held)
+        if done.vocabulary is None:
+            after = byte_losses(done.loaded, done.renderer, done.held)
+        else:
+            after = vocabulary_losses(done.loaded, done.vocabulary.after, done.loaded.tokenizer)
         compared = compare_losses(before, after)
         losses.append(compared.sentence())
         sentences += losses
@@ -202,6 +215,17 @@ def _bytes(row: Encoded, renderer: Renderer) -> int:
     return max(1, len(renderer.decode(trained).encode()))
 
 
+def _on_quantised(loaded: LoadedModel) -> list[str]:
+    if loaded.quantised is None:
+        return []
+    return [
+        f"The adapter was trained on its base quantised to {loaded.quantised.name}, and every "
+        "figure here was taken on that. It loads on the base as it is, too, with slightly other "
+        "losses.",
+        "",
+    ]
+
+
 def _card(done: Finished, sentences: Sequence[str], contamination: Sequence[str]) -> str:
     data = ", ".join(done.config.dataset) or "rows that the task generates"
     lines = [
@@ -214,6 +238,7 @@ def _card(done: Finished, sentences: Sequence[str], contamination: Sequence[str]
         f"Fine-tuned with tunesmith from {done.loaded.ref.described} on {data} "
         f"(task {done.config.task}, {done.steps} steps).",
         "",
+        *_on_quantised(done.loaded),
         *(f"- {sentence}" for sentence in (*sentences, *contamination)),
         "",
         "The settings lie in `config.yaml` of the run, the evidence in its `report.html`.",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tunesmith.models.load import LoadedModel
 
 
-LORA_SETTINGS = tuple(name for name in NEEDS if name not in ("lora_plus_ratio", "trunk_cache"))
+LORA_SETTINGS = tuple(n for n in NEEDS if NEEDS[n] == "lora" and n != "lora_plus_ratio")
 """What an adapter is, beyond how it is trained."""
 
 
@@ -114,6 +114,12 @@ def make_trainable(config: FineTuningConfig, loaded: LoadedModel) -> Trainable:
     )
 
     what = "full fine-tuning"
+    if loaded.new_tokens is not None:
+        from tunesmith.models.vocabulary import add_rows
+
+        new = loaded.new_tokens
+        added = add_rows(loaded.model, new.first, new.pieces)
+        what += f" with {len(new)} new tokens ({added:,} parameters more than the base)"
     if loaded.ref.adapter:
         what = f"going on in {_kind(config)} of rank {config.lora_rank}"
     elif config.lora:

@@ -17,16 +17,24 @@ if TYPE_CHECKING:
 DEFAULT_LENGTH = 2048
 
 
-def open_model(options: ModelOptions, *, trainable: bool = False) -> tuple[LoadedModel, Renderer]:
+def open_model(
+    options: ModelOptions, *, trainable: bool = False, bits: str | None = None
+) -> tuple[LoadedModel, Renderer]:
     """Load the model that the settings name, and the renderer for its chat template."""
     _quiet()
     from tunesmith.data.render import Renderer
     from tunesmith.models.load import load
 
-    loaded = load(options.model, dtype=options.dtype, device=options.device, trainable=trainable)
+    loaded = load(
+        options.model, dtype=options.dtype, device=options.device, trainable=trainable, bits=bits
+    )
     renderer = Renderer(loaded.tokenizer, options.chat_template, loaded.eos_ids)
     dtype = str(loaded.dtype).removeprefix("torch.")
     console.say(f"Model: {loaded.ref.described} ({dtype} on {loaded.device}).")
+    if loaded.quantised is not None:
+        from tunesmith.models.quantize import ROUNDED
+
+        console.say(f"{loaded.quantised}.{f' {ROUNDED}' if bits == '8bit' else ''}")
     if renderer.form in ("plain", "instruction") and options.chat_template == "auto":
         console.say("The model brings no chat template; a plain form of its own tokens is used.")
     return loaded, renderer

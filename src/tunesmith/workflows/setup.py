@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from tunesmith.config.schema import FineTuningConfig
 from tunesmith.data.cache import RowCache, default_folder
 from tunesmith.data.prepare import Prepared, prepare
 from tunesmith.errors import UsageError
+from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, method
 from tunesmith.workflows.method import check_method, settle_adapter
+from tunesmith.workflows.new_tokens import Vocabulary, check_new_tokens, compare_on, grow
 from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.progress import check_held_out
+from tunesmith.workflows.quantised import asked_bits, check_quantised
 from tunesmith.workflows.rows import Data, gather, split_shares
 from tunesmith.workflows.safety import check_precision, check_safety
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from tunesmith.models.load import LoadedModel
     from tunesmith.train.batches import Plan
     from tunesmith.train.loop import Settings
+    from tunesmith.train.new_rows import NewRows
 
 
 @dataclass(slots=True)
@@ -36,6 +41,7 @@ class Opened:
     renderer: Renderer
     rows: Prepared
     held: Prepared
+    vocabulary: Vocabulary | None = None
 
 
 def open_training(resolved: Resolved[Any]) -> Opened:
@@ -46,12 +52,15 @@ def open_training(resolved: Resolved[Any]) -> Opened:
     console.set_level(config.log_level)
     check_method(resolved)
     check_safety(resolved)
+    check_quantised(config)
+    check_new_tokens(config)
     changed = [[name, value, source] for name, value, source in resolved.describe()]
     console.table("Settings that differ from the defaults", ["setting", "value", "from"], changed)
     data = gather(config, get_task(config.task))
-    loaded, renderer = open_model(config, trainable=True)
+    loaded, renderer = open_model(config, trainable=True, bits=asked_bits(config))
     check_precision(config, loaded)
     config = settle_adapter(config, resolved.sources, loaded)
+    check_quantised(config)  # again, now that an adapter has said what it is
     if config.max_length > loaded.max_positions:
         chosen = resolved.sources.get("max_length", "default")
         if chosen == "default" or chosen.startswith("task"):
@@ -63,11 +72,17 @@ def open_training(resolved: Resolved[Any]) -> Opened:
             "of this model.",
             hint=f"--max-length {loaded.max_positions}",
         )
+    vocabulary = None
+    if config.new_tokens:
+        run = RunDir(Path(config.output_dir) / (config.run_name or run_name(config)))
+        vocabulary, renderer = grow(config, data, loaded, renderer, run)
     rows = _prepare(data.train, renderer, config)
     held = _prepare(data.held_out, renderer, config) if data.held_out else Prepared()
     check_held_out(config, held.rows)
+    if vocabulary is not None and held.rows:
+        compare_on(vocabulary, _prepare(data.held_out, vocabulary.renderer, config), held, loaded)
     _show_first(rows, renderer)
-    return Opened(config, data, loaded, renderer, rows, held)
+    return Opened(config, data, loaded, renderer, rows, held, vocabulary)
 
 
 def make_accelerator(config: FineTuningConfig, loaded: LoadedModel) -> Any:
@@ -117,7 +132,19 @@ def loop_settings(
         layer_lr_decay=config.layer_lr_decay,
         optim=config.optim,
         neftune_alpha=config.neftune_alpha,
+        new_rows=_new_rows(config, plan, loaded),
     )
+
+
+def _new_rows(config: FineTuningConfig, plan: Plan, loaded: LoadedModel) -> NewRows | None:
+    from tunesmith.train.new_rows import NewRows
+
+    new = loaded.new_tokens
+    if new is None:
+        return None
+    steps = math.ceil(config.new_tokens_warmup * plan.total_steps)
+    console.say(f"Only the rows of new tokens are trained in the first {steps} steps.")
+    return NewRows(new.first, len(new), steps)
 
 
 def make_trainable(config: FineTuningConfig, loaded: LoadedModel, accelerator: Any) -> Any:

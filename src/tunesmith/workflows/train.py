@@ -15,6 +15,7 @@ from tunesmith.workflows import console, safety
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.live_report import LiveReport
 from tunesmith.workflows.metrics import Metrics
+from tunesmith.workflows.new_tokens import check_resumed, store
 from tunesmith.workflows.progress import Progress, best_steps, wants_best
 from tunesmith.workflows.resuming import checkpoint_to_resume
 from tunesmith.workflows.row_watch import judge_rows, write_ledger
@@ -78,6 +79,7 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     ) as run:
         console.say(f"Run: {run.path}")
         run.write_config(config.model_dump(mode="json"))
+        store(run, opened.loaded.new_tokens)
         training = _Run(opened, run)
         with training.metrics, training.live:
             return training.go()
@@ -91,7 +93,7 @@ class _Run:
 
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
-        self.run = run
+        self.vocabulary, self.run = opened.vocabulary, run
         self.accelerator = make_accelerator(self.config, self.loaded)
         self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
@@ -108,7 +110,8 @@ class _Run:
         from tunesmith.models.memory import peak_bytes
 
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
-        before = baseline(self.loaded, self.renderer, self.data, self.held, self.run, self.config)
+        parts = (self.loaded, self.renderer, self.data, self.held, self.run, self.config)
+        before = baseline(*parts, self.vocabulary)
         state = self._state(settings)
         first, began = state.step, time.monotonic()
         try:
@@ -121,6 +124,8 @@ class _Run:
         self._checkpoint(state)
         seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
         notes = self.notes + self._early_stop(state)
+        if self.vocabulary is not None:
+            notes.append(self.vocabulary.sentence)
         unit = "tokens" if settings.packing else "rows"
         notes += safety.closing_notes(self.metrics.records, state.decisions, unit)
         if self.accelerator.is_main_process:
@@ -145,6 +150,7 @@ class _Run:
                     notes,
                     peak,
                     state.step - first,
+                    self.vocabulary,
                 ),
                 before,
             )
@@ -205,6 +211,7 @@ class _Run:
         from tunesmith.train import checkpoint
 
         extra = checkpoint.restore(path, state)
+        check_resumed(extra.get("new_tokens"), self.loaded.new_tokens)
         self.metrics.restore(extra, checkpoint.row_ledger(path))
         self.samples.restore(extra)
         self.progress = Progress.from_json(extra)
@@ -313,6 +320,7 @@ class _Run:
             return
         model = state.model
         state.model = self.loaded.model
+        new = self.loaded.new_tokens
         extra = {
             **self.metrics.to_json(),
             **self.samples.to_json(),
@@ -320,6 +328,7 @@ class _Run:
             "decisions": state.decisions.to_json(),
             "machine": self.machine,
             "trunk_kept": self.trunk_kept,
+            "new_tokens": None if new is None else new.to_json(),
         }
         checkpoint.save(self.run.checkpoints, state, extra, self.metrics.ledger.tensors())
         best = self.progress.best_step if wants_best(self.config) else None
