@@ -278,16 +278,22 @@ def test_every_flipped_bit_of_a_value_is_found(tmp_path: Path) -> None:
                 file.write(bytes([content_there]))
                 known = cache._read(at) is not None
                 assert known is (content_there == content[place]), place
-    # A whole value in another row's place does not pass for that row's.
-    other = next(r for r in range(20) if r != at and len(ROWS[r].ids) >= len(ROWS[at].ids))
-    cache._sizes = [len(ROWS[at].ids)] * 20
-    with (tmp_path / "c").open("r+b", buffering=0) as file:
-        file.seek(4096 + 16 * other)
-        file.write(content[4096 + 16 * at : 4096 + 16 * at + 16])
-        file.seek(cache._starts[other])
-        file.write(content[begin:end])
-    assert cache._read(other) is None
-    cache.close()
+
+
+def test_a_value_of_an_equal_row_is_not_that_of_another(tmp_path: Path) -> None:
+    rows = [ROWS[0], *ROWS[:19]]
+    state, accelerator, _ = start(frozen_model(), PACKED, None)
+    found = look(state.model, rows, PLAN, PACKED, accelerator)
+    cache = TrunkCache(tmp_path / "c", state.model, rows, PLAN, PACKED, accelerator, found)
+    OPEN.append(cache)
+    for _ in fit(state, rows, Plan(20, 8, 3, 3), PACKED, accelerator, trunk=cache):
+        pass
+    content = bytearray((tmp_path / "c").read_bytes())
+    content[4096 + 16 : 4096 + 32] = content[4096 : 4096 + 16]
+    first, second, end = cache._starts[:3]
+    content[second:end] = content[first:second]
+    (tmp_path / "c").write_bytes(content)
+    assert [at for at in range(20) if cache._read(at) is None] == [1]
 
 
 def feed_upwards(model: Any) -> None:

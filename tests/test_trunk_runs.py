@@ -6,6 +6,7 @@ import json
 import os
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,13 @@ import tunesmith
 from test_workflows import write_rows
 from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.cli import main
+from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import CheckpointError, StorageError, UsageError
+from tunesmith.rundir import RunDir
 from tunesmith.train import trunk_cache
+from tunesmith.train.batches import Plan
 from tunesmith.train.trunk_cache import NoTrunkError, TrunkCache
+from tunesmith.workflows import trunk as workflow
 
 SETTINGS: dict[str, Any] = {
     "dataset": "rows.jsonl",
@@ -120,6 +125,14 @@ def test_auto_does_without_where_it_cannot_be(
 def test_on_is_refused_where_it_cannot_be(settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         train(trunk_cache="on", **settings)
+
+
+def test_several_processes_do_without() -> None:
+    config = FineTuningConfig(freeze_ratio=0.5)
+    several = SimpleNamespace(num_processes=2)
+    with pytest.raises(NoTrunkError, match="several processes train"):
+        workflow._check(config, Plan(8, 4, 4, 0), several)
+    workflow._check(config, Plan(8, 4, 4, 0), SimpleNamespace(num_processes=1))
 
 
 def test_on_may_be_written_without_quotes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,8 +265,9 @@ def test_overwriting_a_killed_run_removes_its_file(monkeypatch: pytest.MonkeyPat
         stop_at(patch, 6)
         with pytest.raises(KeyboardInterrupt):
             train()
-    run = train(overwrite=True, run_name="instruct_rows", freeze_ratio=0.0)
-    assert not (run / "trunk.cache").exists()
+    assert Path("runs/instruct_rows/trunk.cache").is_file()
+    with RunDir.create("runs", "instruct_rows", overwrite=True) as run:
+        assert not run.trunk.exists()
 
 
 def test_early_stopping_and_held_out_losses_are_as_without_it() -> None:
