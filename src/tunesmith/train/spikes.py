@@ -14,7 +14,7 @@ WINDOW = 64
 FEWEST = 16
 """Steps without which no spike is called."""
 DEVIATIONS = 6.0
-"""Scaled median deviations above the median. In some 1,200 steps of ordinary runs (the built-in
+"""Scaled median deviations above the median. In some 1,500 steps of ordinary runs (the built-in
 model, batches of 4 to 32 rows, sums and mixed instructions) the largest was 3.6; losses are skewed
 to the right, most of all those of small batches, so the 3 of a normal distribution is too few."""
 NAMED = 3
