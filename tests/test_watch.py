@@ -185,7 +185,7 @@ def test_a_row_that_the_others_do_not_explain_is_suspect(seed: int) -> None:
         )
     assert ledger.judge(rows).suspects[:1] == (7,)
     few = RowLedger()
-    few.add(1, [seen(at, 1.0, 50.0 * (at == 3)) for at in range(FEWEST_ROWS - 1)])
+    few.add(1, [seen(at, 1.0, rng.random() + 50.0 * (at == 3)) for at in range(FEWEST_ROWS - 1)])
     assert few.judge(FEWEST_ROWS - 1).suspects == ()
 
 
