@@ -21,7 +21,8 @@ def test_dropout_differs_from_step_to_step() -> None:
     settings = Settings(1e-12, "constant", weight_decay=0.0)
     model = tiny_model("llama", attention_dropout=0.5)
     state = State(model, make_optimizer(model, settings))
-    running = fit(state, make_rows(4), Plan(4, 4, 3, 0), settings, Accelerator(cpu=True))
+    # One row, because where a row lies among others decides its dropout as well.
+    running = fit(state, make_rows(1), Plan(1, 1, 3, 0), settings, Accelerator(cpu=True))
     assert len({round(done.loss, 4) for done in running}) == 3
 
 
