@@ -211,7 +211,7 @@ def test_the_adapter_is_a_plain_one_for_the_base_as_it_was(
     [
         {"load_in_4bit": True, "lora": True, "optim": "adamw_8bit", "lora_rank": 64},
         {"load_in_8bit": True, "lora": True, "lora_rank": 4, "gradient_checkpointing": True},
-        {"optim": "adamw_8bit"},
+        pytest.param({"optim": "adamw_8bit"}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -245,6 +245,7 @@ def test_resumed_equals_uninterrupted(
 
 
 @needs_package
+@pytest.mark.slow
 def test_a_graded_task_is_measured_on_what_was_trained(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "--task", "units", "--model", "base", "--lora", "--load-in-4bit"]
     command += ["--max-rows", "24", "--max-steps", "2", "--eval-questions", "2"]
