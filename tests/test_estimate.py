@@ -16,6 +16,7 @@ from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.cli import main
 from tunesmith.models.adapters import add_lora, freeze_bottom, recompute_activations
 from tunesmith.models.attention import packed, positions
+from tunesmith.models.packs import Group
 from tunesmith.train.batches import Plan
 from tunesmith.train.estimate import (
     Memory,
@@ -34,7 +35,8 @@ from tunesmith.train.estimate import (
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
 from tunesmith.types import Encoded, Origin
 
-ROWS = (40, 60)
+ROWS = (Group(20, (8, 12)), Group(60))
+PLACES = 100
 TRAINED = 20
 CPU = torch.device("cpu")
 METHODS = ("full", "lora", "frozen")
@@ -74,7 +76,7 @@ def kept_for_real(model: Any) -> int:
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with packed(model, ROWS), hooks:
         logits = model(
-            input_ids=torch.zeros(1, sum(ROWS), dtype=torch.long),
+            input_ids=torch.zeros(1, PLACES, dtype=torch.long),
             position_ids=positions(ROWS, CPU),
             use_cache=False,
             logits_to_keep=torch.arange(TRAINED),
@@ -139,7 +141,7 @@ def test_recomputed_activations_keep_less() -> None:
         several=False,
         recomputed=on_meta(model, recompute=True),
     )
-    blocks_in = 2 * sum(ROWS) * 32 * 4
+    blocks_in = 2 * PLACES * 32 * 4
     assert blocks_in < less.activations < 0.8 * plain.activations
     assert less.head == plain.head == 3 * 4 * TRAINED * 304
 
@@ -147,7 +149,7 @@ def test_recomputed_activations_keep_less() -> None:
 def test_the_head_on_every_token_costs_more_than_on_trained_ones() -> None:
     model = on_meta(make("full"), recompute=False)
     packing = memory(model, Shape(ROWS, TRAINED, True), several=False)
-    padded = memory(model, Shape((60, 60), TRAINED, False), several=False)
+    padded = memory(model, Shape((Group(60), Group(60)), TRAINED, False), several=False)
     assert padded.head - packing.head == 2 * 4 * 120 * 304
 
 
@@ -165,12 +167,12 @@ def test_the_largest_micro_batch_is_found() -> None:
     assert not several
     assert sum(tokens) == sum(sizes)
     assert shape.tokens == max(tokens)
-    assert shape.trained == shape.tokens - 2 * len(shape.lengths)
+    assert shape.trained == shape.tokens - 2 * len(shape.groups)
     unpacked = Settings(1e-3, packing=False, rows_a_micro_batch=4)
     shape, several, _ = largest(rows, sizes, plan, unpacked, 1)
     assert several
-    assert len(set(shape.lengths)) == 1
-    assert len(shape.lengths) == 4
+    assert len(set(shape.groups)) == 1
+    assert len(shape.groups) == 4
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,12 +13,13 @@ import pytest
 import tunesmith
 from test_workflows import write_rows
 from tiny_models import tiny_model, tiny_tokenizer
-from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions
+from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions, TogetherOptions
 from tunesmith.train import loop
 from tunesmith.workflows import train as workflow
 
 LORA = {"lora": True, "lora_rank": 4}
 OFTEN = {"eval_steps": 1}
+ALIKE = {"dataset": "../alike.jsonl"}
 UNITS = {"task": "units", "eval_questions": 1, "max_length": 200}
 
 TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
@@ -64,9 +65,13 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("packing", False, {}, "batches"),
     ("assistant_only_loss", False, {}, "trained tokens"),
     ("validation_split", 0.3, {}, "rows"),
+    ("shared_prefix", "grouped", ALIKE, "rows"),
+    ("shared_prefix", "off", ALIKE, "places"),
     ("max_rows", 12, {}, "rows"),
 ]
 """A setting, another value, the settings that it acts among, and what changes."""
+
+KINDS = (LoraOptions, OptimOptions, RunOptions, TogetherOptions)
 
 ELSEWHERE = {
     "resume": "test_workflows and test_methods: goes on to the same weights",
@@ -74,6 +79,17 @@ ELSEWHERE = {
     "log_level": "test_cli: what is shown",
 }
 """Settings that change what a second command does, or nothing of the run."""
+
+
+def write_alike(path: str) -> None:
+    """Write two answers to each of some questions that are long enough to be shared."""
+    rows = (
+        {"prompt": f"Please tell me what the sum of {n} and 1 is.", "completion": f"{how} {n + 1}."}
+        for n in range(12)
+        for how in ("It is", "That makes")
+    )
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
 
 Observe = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -88,6 +104,7 @@ def observe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observe]:
         patch.chdir(home)
         patch.setenv("TUNESMITH_CACHE", str(home / "cache"))
         write_rows("rows.jsonl")
+        write_alike("alike.jsonl")
         tiny_model("llama").save_pretrained("base")
         tiny_tokenizer().save_pretrained("base")
 
@@ -106,7 +123,7 @@ def run_and_look(
     settings: dict[str, Any], patch: pytest.MonkeyPatch, folder: Path
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"batches": [], "rows": [], "rates": [], "losses": []}
-    found["trained tokens"] = []
+    found["trained tokens"], found["places"] = [], []
     make, fit, losses, finish = (
         loop.make_optimizer,
         loop.fit,
@@ -133,7 +150,8 @@ def run_and_look(
             yield done
 
     def token_losses(model: Any, rows: Any, device: Any, *, packing: bool = True) -> Any:
-        found["batches"].append((len(rows), packing))
+        found["batches"].append((packing, len(rows.counts) if packing else len(rows)))
+        found["places"].append(len(rows.ids) if packing else 0)
         return losses(model, rows, device, packing=packing)
 
     def look(done: Any, before: Any) -> None:
@@ -172,7 +190,7 @@ def test_a_setting_changes_what_it_says(
 
 
 def test_the_table_is_complete() -> None:
-    known = {n for kind in (LoraOptions, OptimOptions, RunOptions) for n in kind.model_fields}
+    known = {n for kind in KINDS for n in kind.model_fields}
     tabled = {name for name, *_ in TABLE}
     assert sorted(known - tabled - set(ELSEWHERE)) == []
     assert not tabled & set(ELSEWHERE)

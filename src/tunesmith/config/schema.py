@@ -90,6 +90,14 @@ class DataOptions(Options):
     """Put several rows into one sequence, none seeing another; false pads."""
 
 
+class TogetherOptions(Options):
+    """Rows in one sequence"""
+
+    shared_prefix: Literal["auto", "grouped", "off"] = "auto"
+    """Compute what rows of a step begin with once: where they meet; grouped makes them meet, by
+    prompt (steps of kindred rows); off never. Not with noise."""
+
+
 class LoraOptions(Options):
     """LoRA"""
 
@@ -181,7 +189,9 @@ class RunOptions(OutputOptions):
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 
 
-class FineTuningConfig(RunOptions, OptimOptions, LoraOptions, DataOptions, ModelOptions):
+class FineTuningConfig(
+    RunOptions, OptimOptions, LoraOptions, TogetherOptions, DataOptions, ModelOptions
+):
     """Everything that ``tunesmith train`` knows."""
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from tunesmith.errors import DivergedError, Interrupted, TrainingError
-from tunesmith.train.batches import Plan, pack
+from tunesmith.train.batches import Plan, own_rows
 from tunesmith.train.groups import parameter_groups
-from tunesmith.train.losses import lengths, packed_rows, token_losses
+from tunesmith.train.losses import lay_out, lengths, packed_rows, token_losses
 from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.schedule import factor
+from tunesmith.train.sharing import Bundle, Rows, alone, bundles, packs
 from tunesmith.types import Encoded
 
 
@@ -44,6 +45,9 @@ class Settings:
     """adamw or adafactor."""
     neftune_alpha: float = 0.0
     """Noise on the embeddings; 0 is none."""
+    shared_prefix: str = "auto"
+    """Of rows in one step: off computes it in each; grouped takes a group of up to
+    ``rows_a_micro_batch`` rows whole, also over the capacity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,21 @@ def check_ledger(state: State, plan: Plan, steps: int) -> None:
         )
 
 
+def micro_batches(
+    mine: Sequence[int], rows: Rows, sizes: Sequence[int], settings: Settings
+) -> list[list[Bundle]]:
+    """Return what a process computes at once, one after the other, of its rows of a step."""
+    if not settings.packing:
+        size = settings.rows_a_micro_batch
+        return [alone(mine[at : at + size], sizes) for at in range(0, len(mine), size)]
+    # Noise is drawn for each row, so rows with noise have no tokens in common.
+    if settings.shared_prefix == "off" or settings.neftune_alpha:
+        return packs(alone(mine, sizes), settings.capacity)
+    whole = settings.rows_a_micro_batch if settings.shared_prefix == "grouped" else 1
+    found = bundles(mine, rows, settings.capacity, at_least=whole)
+    return packs(found, settings.capacity)
+
+
 def _backward(
     state: State,
     rows: Sequence[Encoded],
@@ -206,23 +225,21 @@ def _backward(
     Sums over micro-batches and processes are divided once by the weight of all trained tokens of
     the step, so neither packing nor accumulation nor the number of processes changes the loss.
     """
-    mine = picked[accelerator.process_index :: accelerator.num_processes]
-    weight = sum(sum(rows[at].weights) for at in picked)
-    trained = sum(1 for at in picked for w in rows[at].weights if w)
-    if settings.packing:
-        batches = pack(mine, sizes, settings.capacity)
-    else:
-        size = settings.rows_a_micro_batch
-        batches = [list(mine[at : at + size]) for at in range(0, len(mine), size)]
+    mine = own_rows(picked, accelerator.process_index, accelerator.num_processes)
+    made = {at: rows[at] for at in picked}
+    weight = sum(sum(row.weights) for row in made.values())
+    trained = sum(1 for row in made.values() for w in row.weights if w)
+    batches = micro_batches(mine, made, sizes, settings)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-    for number, members in enumerate(batches):
+    for number, found in enumerate(batches):
         if should_stop():
             state.optimizer.zero_grad(set_to_none=True)
             raise Interrupted(
                 f"Stopped by a signal after step {state.step}.",
                 hint="the same command with --resume",
             )
-        batch = [rows[at] for at in members]
+        members = [at for bundle in found for at in bundle.rows]
+        batch = lay_out(made, found) if settings.packing else [made[at] for at in members]
         last = number == len(batches) - 1
         whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
         with nullcontext() if last else accelerator.no_sync(state.model), whole:

@@ -10,19 +10,23 @@ from torch.nn.functional import cross_entropy
 
 from tunesmith.data.blocks import TokenRows
 from tunesmith.models.attention import packed, positions
+from tunesmith.models.packs import Pack
+from tunesmith.train.sharing import Bundle, Rows, alone
 from tunesmith.types import Encoded
 
 
 def token_losses(
-    model: Any, rows: Sequence[Encoded], device: torch.device, *, packing: bool = True
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    model: Any, rows: Sequence[Encoded] | Pack, device: torch.device, *, packing: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, Sequence[int]]:
     """Run rows forward; return losses and weights of their trained tokens, and how many each has.
 
-    Losses are in nats, both tensors [trained tokens], row after row. Must be called inside
-    ``attention.packed`` if ``packing``; otherwise the rows are padded and masked by position.
+    Losses are in nats, both tensors [trained tokens], row after row. A pack, and rows if
+    ``packing``, must be run inside ``packed_rows``; else they are padded, masked by position.
     """
-    if packing:
+    if isinstance(rows, Pack):
         return _packed(model, rows, device)
+    if packing:
+        return _packed(model, lay_out(rows), device)
     return _padded(model, rows, device)
 
 
@@ -33,9 +37,38 @@ def lengths(rows: Sequence[Encoded]) -> Sequence[int]:
     return [len(row.ids) for row in rows]
 
 
-def packed_rows(model: Any, rows: Sequence[Encoded]) -> Any:
+def packed_rows(model: Any, rows: Sequence[Encoded] | Pack) -> Any:
     """Return the context in which these rows are one sequence, for forward and backward."""
-    return packed(model, lengths(rows))
+    return packed(model, rows.groups if isinstance(rows, Pack) else lengths(rows))
+
+
+def lay_out(rows: Rows, bundles: Sequence[Bundle] | None = None) -> Pack:
+    """Lay rows into one sequence, bundle after bundle; each by itself if no bundles are given."""
+    if bundles is None:
+        bundles = alone(range(len(rows)), [len(rows[at].ids) for at in range(len(rows))])
+    ids: list[int] = []
+    places: list[int] = []
+    labels: list[tuple[int, float]] = []
+    counts = []
+    for bundle in bundles:
+        start = len(ids)
+        ids += rows[bundle.rows[0]].ids[: bundle.prefix]
+        for number in bundle.rows:
+            row, targets = rows[number], _targets(rows[number])
+            # From its own tokens on, a row lies this much further on than its prefix does.
+            shift = len(ids) - start - bundle.prefix
+            places += [start + at + (shift if at >= bundle.prefix else 0) for at in targets]
+            labels += [(row.ids[at + 1], row.weights[at + 1]) for at in targets]
+            counts.append(len(targets))
+            ids += row.ids[bundle.prefix :]
+    return Pack(
+        tuple(ids),
+        tuple(bundle.group for bundle in bundles),
+        tuple(places),
+        tuple(token for token, _ in labels),
+        tuple(weight for _, weight in labels),
+        tuple(counts),
+    )
 
 
 def _targets(row: Encoded) -> list[int]:
@@ -43,22 +76,28 @@ def _targets(row: Encoded) -> list[int]:
     return [at - 1 for at, weight in enumerate(row.weights) if weight and at]
 
 
+def head_places(pack: Pack) -> dict[tuple[int, int], int]:
+    """Return each place and target once, numbered: what the vocabulary head is computed for."""
+    pairs = dict.fromkeys(zip(pack.places, pack.targets, strict=True))
+    return {pair: number for number, pair in enumerate(pairs)}
+
+
 def _packed(
-    model: Any, rows: Sequence[Encoded], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    ids = torch.tensor([[token for row in rows for token in row.ids]], device=device)
-    keep: list[int] = []
-    start = 0
-    for row in rows:
-        keep += [start + at for at in _targets(row)]
-        start += len(row.ids)
+    model: Any, pack: Pack, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, Sequence[int]]:
+    pairs = head_places(pack)
     logits = model(
-        input_ids=ids,
-        position_ids=positions(lengths(rows), device),
+        input_ids=torch.tensor([pack.ids], device=device),
+        position_ids=positions(pack.groups, device),
         use_cache=False,
-        logits_to_keep=torch.tensor(keep, device=device),
+        logits_to_keep=torch.tensor([place for place, _ in pairs], device=device),
     ).logits[0]
-    return _losses(logits, rows, device)
+    wanted = torch.tensor([target for _, target in pairs], device=device)
+    losses = cross_entropy(logits.float(), wanted, reduction="none")
+    if len(pairs) < len(pack.places):
+        which = [pairs[pair] for pair in zip(pack.places, pack.targets, strict=True)]
+        losses = losses[torch.tensor(which, device=device)]
+    return losses, torch.tensor(pack.weights, device=device), pack.counts
 
 
 def _padded(
@@ -68,17 +107,11 @@ def _padded(
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
     mask = torch.tensor([[1] * n + [0] * (longest - n) for n in lengths(rows)], device=device)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    kept = [logits[number, _targets(row)] for number, row in enumerate(rows)]
-    return _losses(torch.cat(kept), rows, device)
-
-
-def _losses(
-    logits: torch.Tensor, rows: Sequence[Encoded], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     places = [_targets(row) for row in rows]
+    kept = torch.cat([logits[number, ats] for number, ats in enumerate(places)])
     wanted = [row.ids[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
     weights = [row.weights[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
-    losses = cross_entropy(logits.float(), torch.tensor(wanted, device=device), reduction="none")
+    losses = cross_entropy(kept.float(), torch.tensor(wanted, device=device), reduction="none")
     return losses, torch.tensor(weights, device=device), [len(ats) for ats in places]
 
 
@@ -96,7 +129,7 @@ def row_losses(
         batch = [rows[at] for at in members]
         with packed_rows(model, batch):
             losses, weights, counts = token_losses(model, batch, device)
-        parts = zip(losses.split(counts), weights.split(counts), strict=True)
+        parts = zip(losses.split(list(counts)), weights.split(list(counts)), strict=True)
         for at, (loss, weight) in zip(members, parts, strict=True):
             found[at] = (float((loss * weight).double().sum()), float(weight.double().sum()))
     model.train(was_training)

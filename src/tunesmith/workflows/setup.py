@@ -80,9 +80,17 @@ def make_accelerator(config: FineTuningConfig, loaded: LoadedModel) -> Any:
 def plan_steps(config: FineTuningConfig, rows: Prepared, processes: int) -> Plan:
     """Plan every step of a run."""
     from tunesmith.train.batches import make_plan
+    from tunesmith.train.sharing import prompts_of
 
     size = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
-    return make_plan(len(rows.rows), size, config.num_epochs, config.max_steps, config.seed)
+    prompts = prompts_of(rows.rows) if config.shared_prefix == "grouped" else None
+    if prompts is not None:
+        console.say(f"Rows of one prompt meet in a step: {len(prompts.members):,} prompts.")
+        if len(prompts.members) == len(rows.rows):
+            console.warn("no two rows have a prompt in common, so none are computed together")
+    return make_plan(
+        len(rows.rows), size, config.num_epochs, config.max_steps, config.seed, prompts
+    )
 
 
 def loop_settings(
@@ -114,6 +122,7 @@ def loop_settings(
         layer_lr_decay=config.layer_lr_decay,
         optim=config.optim,
         neftune_alpha=config.neftune_alpha,
+        shared_prefix=config.shared_prefix,
     )
 
 
