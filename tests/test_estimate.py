@@ -62,7 +62,7 @@ def make_rows(count: int = 24) -> list[Encoded]:
     return rows
 
 
-def kept_for_real(model: Any) -> int:
+def kept_for_real(model: Any, how: str = "segments") -> int:
     """Return what autograd keeps of a real forward pass."""
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
@@ -74,7 +74,7 @@ def kept_for_real(model: Any) -> int:
 
     model.train()
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with packed(model, ROWS), hooks:
+    with packed(model, ROWS, how), hooks:
         logits = model(
             input_ids=torch.zeros(1, PLACES, dtype=torch.long),
             position_ids=positions(ROWS, CPU),
@@ -111,6 +111,16 @@ def test_activations_of_every_architecture_are_exact(arch: str) -> None:
     model = make("full", arch)
     shape = Shape(ROWS, TRAINED, True)
     assert kept_bytes(on_meta(model, recompute=False), shape) == kept_for_real(model)
+
+
+@pytest.mark.parametrize(
+    ("arch", "how"),
+    [("llama", "sdpa"), ("mistral", "sdpa"), ("llama", "eager"), ("gemma2", "eager")],
+)
+def test_activations_under_other_attention_are_exact(arch: str, how: str) -> None:
+    model = make("full", arch)
+    shape = Shape(ROWS, TRAINED, True, how)
+    assert kept_bytes(on_meta(model, recompute=False), shape) == kept_for_real(model, how)
 
 
 @pytest.mark.parametrize("method", ["lora", "frozen"])

@@ -65,6 +65,8 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("packing", False, {}, "batches"),
     ("assistant_only_loss", False, {}, "trained tokens"),
     ("validation_split", 0.3, {}, "rows"),
+    ("attention", "eager", {}, "attention"),
+    ("attention", "eager", {"packing": False}, "own attention"),
     ("shared_prefix", "grouped", ALIKE, "rows"),
     ("shared_prefix", "off", ALIKE, "places"),
     ("max_rows", 12, {}, "rows"),
@@ -124,10 +126,12 @@ def run_and_look(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"batches": [], "rows": [], "rates": [], "losses": []}
     found["trained tokens"], found["places"] = [], []
-    make, fit, losses, finish = (
+    found["attention"] = set()
+    make, fit, losses, pack, finish = (
         loop.make_optimizer,
         loop.fit,
         loop.token_losses,
+        loop.packed_rows,
         workflow.finish,
     )
 
@@ -136,6 +140,7 @@ def run_and_look(
         trained = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
         found["trained"], found["shapes"] = sorted(trained), sorted(trained.values())
         found["optimizer"] = type(made).__name__
+        found["own attention"] = model.config._attn_implementation
         found["groups"] = [
             (g["initial_lr"], g["weight_decay"], len(g["params"])) for g in made.param_groups
         ]
@@ -154,6 +159,10 @@ def run_and_look(
         found["places"].append(len(rows.ids) if packing else 0)
         return losses(model, rows, device, packing=packing)
 
+    def packed_rows(model: Any, rows: Any, attention: str) -> Any:
+        found["attention"].add(attention)
+        return pack(model, rows, attention)
+
     def look(done: Any, before: Any) -> None:
         found["recomputes"] = done.loaded.model.is_gradient_checkpointing
         finish(done, before)
@@ -161,6 +170,7 @@ def run_and_look(
     patch.setattr(loop, "make_optimizer", make_optimizer)
     patch.setattr(loop, "fit", all_steps)
     patch.setattr(loop, "token_losses", token_losses)
+    patch.setattr(loop, "packed_rows", packed_rows)
     patch.setattr(workflow, "finish", look)
     folder.mkdir()
     patch.chdir(folder)

@@ -96,6 +96,9 @@ class TogetherOptions(Options):
     shared_prefix: Literal["auto", "grouped", "off"] = "auto"
     """Compute what rows of a step begin with once: where they meet; grouped makes them meet, by
     prompt (steps of kindred rows); off never. Not with noise."""
+    attention: Literal["auto", "segments", "varlen", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """segments: row by row; varlen: PyTorch's kernel for it (GPU); sdpa, eager: the model's own
+    under one mask, slow; auto is varlen where it runs, else segments."""
 
 
 class LoraOptions(Options):

@@ -70,6 +70,7 @@ class Shape:
     trained: int
     """Places that the head is computed for."""
     packing: bool
+    attention: str = "segments"
 
     @property
     def tokens(self) -> int:
@@ -123,13 +124,15 @@ def on_meta(model: Any, *, recompute: bool) -> Any:
     return shells
 
 
-def held_out_seconds(model: Any, rows: Sequence[Encoded], accelerator: Any) -> float:
+def held_out_seconds(
+    model: Any, rows: Sequence[Encoded], accelerator: Any, attention: str = "segments"
+) -> float:
     """Time the loss of some held-out rows and return what all of them would take."""
     if not rows:
         return 0.0
     some = [rows[at] for at in range(min(len(rows), HELD_OUT_ROWS))]
     began = time.perf_counter()
-    row_losses(model, some, accelerator.device, 2048)
+    row_losses(model, some, accelerator.device, 2048, attention)
     share = sum(lengths(some)) / sum(lengths(rows))
     return (time.perf_counter() - began) / share
 
@@ -157,7 +160,9 @@ def largest(
     else:
         places_of = [rows[at].weights[1:] for bundle in largest_one for at in bundle.rows]
         trained = sum(1 for weights in places_of for weight in weights if weight)
-    return Shape(_groups(largest_one, settings), trained, settings.packing), several, tokens
+    groups = _groups(largest_one, settings)
+    attention = settings.attention if settings.packing else "segments"
+    return Shape(groups, trained, settings.packing, attention), several, tokens
 
 
 def _groups(found: Sequence[Bundle], settings: Settings) -> tuple[Group, ...]:
@@ -211,7 +216,7 @@ def kept_bytes(model: Any, shape: Shape) -> int:
     if shape.packing:
         extra["logits_to_keep"] = torch.zeros(shape.trained, dtype=torch.long, device=device)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with packed(model, shape.groups), hooks:
+    with packed(model, shape.groups, shape.attention), hooks:
         # A mask of ones keeps transformers from looking at numbers that the meta device has not.
         mask = torch.ones(1, shape.tokens, device=device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[0]

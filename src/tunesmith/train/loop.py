@@ -48,6 +48,8 @@ class Settings:
     shared_prefix: str = "auto"
     """Of rows in one step: off computes it in each; grouped takes a group of up to
     ``rows_a_micro_batch`` rows whole, also over the capacity."""
+    attention: str = "segments"
+    """Only with packing: how ``models.attention.packed`` computes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,9 @@ def _backward(
         members = [at for bundle in found for at in bundle.rows]
         batch = lay_out(made, found) if settings.packing else [made[at] for at in members]
         last = number == len(batches) - 1
-        whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
+        whole = nullcontext()
+        if settings.packing:
+            whole = packed_rows(state.model, batch, settings.attention)
         with nullcontext() if last else accelerator.no_sync(state.model), whole:
             noise = _noise(state, settings, members, sizes, seed)
             with accelerator.autocast(), noise:

@@ -37,9 +37,9 @@ def lengths(rows: Sequence[Encoded]) -> Sequence[int]:
     return [len(row.ids) for row in rows]
 
 
-def packed_rows(model: Any, rows: Sequence[Encoded] | Pack) -> Any:
+def packed_rows(model: Any, rows: Sequence[Encoded] | Pack, attention: str = "segments") -> Any:
     """Return the context in which these rows are one sequence, for forward and backward."""
-    return packed(model, rows.groups if isinstance(rows, Pack) else lengths(rows))
+    return packed(model, rows.groups if isinstance(rows, Pack) else lengths(rows), attention)
 
 
 def lay_out(rows: Rows, bundles: Sequence[Bundle] | None = None) -> Pack:
@@ -117,7 +117,11 @@ def _padded(
 
 @torch.inference_mode()
 def row_losses(
-    model: Any, rows: Sequence[Encoded], device: torch.device, capacity: int
+    model: Any,
+    rows: Sequence[Encoded],
+    device: torch.device,
+    capacity: int,
+    attention: str = "segments",
 ) -> list[tuple[float, float]]:
     """Return (sum of weighted losses in nats, sum of weights) of each row, in order."""
     from tunesmith.train.batches import pack
@@ -127,7 +131,7 @@ def row_losses(
     model.eval()
     for members in pack(range(len(rows)), lengths(rows), capacity):
         batch = [rows[at] for at in members]
-        with packed_rows(model, batch):
+        with packed_rows(model, batch, attention):
             losses, weights, counts = token_losses(model, batch, device)
         parts = zip(losses.split(list(counts)), weights.split(list(counts)), strict=True)
         for at, (loss, weight) in zip(members, parts, strict=True):

@@ -13,6 +13,7 @@ from tunesmith.data.cache import RowCache, default_folder
 from tunesmith.data.prepare import Prepared, prepare
 from tunesmith.errors import UsageError
 from tunesmith.workflows import console, method
+from tunesmith.workflows.attention import choose_attention
 from tunesmith.workflows.method import check_method, settle_adapter
 from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.progress import check_held_out
@@ -107,6 +108,7 @@ def loop_settings(
             f"{config.warmup_steps} warm-up steps are over a tenth of the "
             f"{plan.total_steps} planned; cut to {warmup}"
         )
+    loaded.attention = choose_attention(config, loaded)
     longest = max(rows.lengths())
     hidden = loaded.model.get_input_embeddings().weight.shape[1]
     return Settings(
@@ -123,6 +125,7 @@ def loop_settings(
         optim=config.optim,
         neftune_alpha=config.neftune_alpha,
         shared_prefix=config.shared_prefix,
+        attention=loaded.attention,
     )
 
 

@@ -238,7 +238,8 @@ class _Run:
         """Take the held-out loss; keep the model if it is the best so far."""
         from tunesmith.train.losses import row_losses
 
-        sums = row_losses(self.loaded.model, self.held.rows, self.accelerator.device, 2048)
+        device, attention = self.accelerator.device, self.loaded.attention
+        sums = row_losses(self.loaded.model, self.held.rows, device, 2048, attention)
         loss: float = sum(s for s, _ in sums) / sum(w for _, w in sums)
         self._record({"kind": "eval", "step": step, "loss": loss}, writer)
         console.say(f"  step {step}: held-out loss {loss:.4f}")
