@@ -58,6 +58,8 @@ def test_the_command_of_the_orca_requirement() -> None:
         ("--gradient-checkpointing --max-length 4096", {"gradient_checkpointing": True}),
         ("--mixed-precision bf16", {"mixed_precision": "bf16"}),
         ("--bf16", {"mixed_precision": "bf16"}),
+        ("--use-flash-attn", {"attention": "flash_attention_2"}),
+        ("--attn_implementation eager", {"attention": "eager"}),
         ("--bf16 True", {"mixed_precision": "bf16"}),
         ("--fp16=true --bf16 False", {"mixed_precision": "fp16"}),
         ("--resume checkpoint-step-1000", {"resume": "checkpoint-step-1000"}),

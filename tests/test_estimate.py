@@ -16,6 +16,7 @@ from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.cli import main
 from tunesmith.models.adapters import add_lora, freeze_bottom, recompute_activations
 from tunesmith.models.attention import packed, positions
+from tunesmith.models.packs import Group
 from tunesmith.train.batches import Plan
 from tunesmith.train.estimate import (
     Memory,
@@ -34,7 +35,8 @@ from tunesmith.train.estimate import (
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
 from tunesmith.types import Encoded, Origin
 
-ROWS = (40, 60)
+ROWS = (Group(20, (8, 12)), Group(60))
+PLACES = 100
 TRAINED = 20
 CPU = torch.device("cpu")
 METHODS = ("full", "lora", "frozen")
@@ -60,7 +62,7 @@ def make_rows(count: int = 24) -> list[Encoded]:
     return rows
 
 
-def kept_for_real(model: Any) -> int:
+def kept_for_real(model: Any, how: str = "segments") -> int:
     """Return what autograd keeps of a real forward pass."""
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
@@ -72,9 +74,9 @@ def kept_for_real(model: Any) -> int:
 
     model.train()
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with packed(model, ROWS), hooks:
+    with packed(model, ROWS, how), hooks:
         logits = model(
-            input_ids=torch.zeros(1, sum(ROWS), dtype=torch.long),
+            input_ids=torch.zeros(1, PLACES, dtype=torch.long),
             position_ids=positions(ROWS, CPU),
             use_cache=False,
             logits_to_keep=torch.arange(TRAINED),
@@ -111,6 +113,16 @@ def test_activations_of_every_architecture_are_exact(arch: str) -> None:
     assert kept_bytes(on_meta(model, recompute=False), shape) == kept_for_real(model)
 
 
+@pytest.mark.parametrize(
+    ("arch", "how"),
+    [("llama", "sdpa"), ("mistral", "sdpa"), ("llama", "eager"), ("gemma2", "eager")],
+)
+def test_activations_under_other_attention_are_exact(arch: str, how: str) -> None:
+    model = make("full", arch)
+    shape = Shape(ROWS, TRAINED, True, how)
+    assert kept_bytes(on_meta(model, recompute=False), shape) == kept_for_real(model, how)
+
+
 @pytest.mark.parametrize("method", ["lora", "frozen"])
 def test_activations_of_what_is_frozen_are_exact(method: str) -> None:
     model = make(method)
@@ -139,7 +151,7 @@ def test_recomputed_activations_keep_less() -> None:
         several=False,
         recomputed=on_meta(model, recompute=True),
     )
-    blocks_in = 2 * sum(ROWS) * 32 * 4
+    blocks_in = 2 * PLACES * 32 * 4
     assert blocks_in < less.activations < 0.8 * plain.activations
     assert less.head == plain.head == 3 * 4 * TRAINED * 304
 
@@ -147,7 +159,7 @@ def test_recomputed_activations_keep_less() -> None:
 def test_the_head_on_every_token_costs_more_than_on_trained_ones() -> None:
     model = on_meta(make("full"), recompute=False)
     packing = memory(model, Shape(ROWS, TRAINED, True), several=False)
-    padded = memory(model, Shape((60, 60), TRAINED, False), several=False)
+    padded = memory(model, Shape((Group(60), Group(60)), TRAINED, False), several=False)
     assert padded.head - packing.head == 2 * 4 * 120 * 304
 
 
@@ -165,12 +177,12 @@ def test_the_largest_micro_batch_is_found() -> None:
     assert not several
     assert sum(tokens) == sum(sizes)
     assert shape.tokens == max(tokens)
-    assert shape.trained == shape.tokens - 2 * len(shape.lengths)
+    assert shape.trained == shape.tokens - 2 * len(shape.groups)
     unpacked = Settings(1e-3, packing=False, rows_a_micro_batch=4)
     shape, several, _ = largest(rows, sizes, plan, unpacked, 1)
     assert several
-    assert len(set(shape.lengths)) == 1
-    assert len(shape.lengths) == 4
+    assert len(set(shape.groups)) == 1
+    assert len(shape.groups) == 4
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,12 +14,19 @@ import pytest
 import tunesmith
 from test_workflows import write_rows
 from tiny_models import tiny_model, tiny_tokenizer
-from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions, VocabularyOptions
+from tunesmith.config.schema import (
+    LoraOptions,
+    OptimOptions,
+    RunOptions,
+    TogetherOptions,
+    VocabularyOptions,
+)
 from tunesmith.train import loop
 from tunesmith.workflows import train as workflow
 
 LORA = {"lora": True, "lora_rank": 4}
 OFTEN = {"eval_steps": 1}
+ALIKE = {"dataset": "../alike.jsonl"}
 UNITS = {"task": "units", "eval_questions": 1, "max_length": 200}
 
 eight = pytest.mark.skipif(
@@ -77,9 +84,15 @@ TABLE: list[Any] = [
     ("packing", False, {}, "batches"),
     ("assistant_only_loss", False, {}, "trained tokens"),
     ("validation_split", 0.3, {}, "rows"),
+    ("attention", "eager", {}, "attention"),
+    ("attention", "eager", {"packing": False}, "own attention"),
+    ("shared_prefix", "grouped", ALIKE, "rows"),
+    ("shared_prefix", "off", ALIKE, "places"),
     ("max_rows", 12, {}, "rows"),
 ]
 """A setting, another value, the settings that it acts among, and what changes."""
+
+KINDS = (LoraOptions, VocabularyOptions, OptimOptions, RunOptions, TogetherOptions)
 
 ELSEWHERE = {
     "resume": "test_workflows and test_methods: goes on to the same weights",
@@ -88,6 +101,17 @@ ELSEWHERE = {
     "log_level": "test_cli: what is shown",
 }
 """Settings that change what a second command does, or nothing of the run."""
+
+
+def write_alike(path: str) -> None:
+    """Write two answers to each of some questions that are long enough to be shared."""
+    rows = (
+        {"prompt": f"Please tell me what the sum of {n} and 1 is.", "completion": f"{how} {n + 1}."}
+        for n in range(12)
+        for how in ("It is", "That makes")
+    )
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
 
 Observe = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -102,6 +126,7 @@ def observe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observe]:
         patch.chdir(home)
         patch.setenv("TUNESMITH_CACHE", str(home / "cache"))
         write_rows("rows.jsonl")
+        write_alike("alike.jsonl")
         tiny_model("llama").save_pretrained("base")
         tiny_tokenizer().save_pretrained("base")
 
@@ -120,11 +145,13 @@ def run_and_look(
     settings: dict[str, Any], patch: pytest.MonkeyPatch, folder: Path
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"batches": [], "rows": [], "rates": [], "losses": []}
-    found["trained tokens"] = []
-    make, fit, losses, finish = (
+    found["trained tokens"], found["places"] = [], []
+    found["attention"] = set()
+    make, fit, losses, pack, finish = (
         loop.make_optimizer,
         loop.fit,
         loop.token_losses,
+        loop.packed_rows,
         workflow.finish,
     )
 
@@ -133,6 +160,7 @@ def run_and_look(
         trained = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
         found["trained"], found["shapes"] = sorted(trained), sorted(trained.values())
         found["optimizer"] = type(made).__name__
+        found["own attention"] = model.config._attn_implementation
         found["groups"] = [
             (g["initial_lr"], g["weight_decay"], len(g["params"])) for g in made.param_groups
         ]
@@ -148,8 +176,13 @@ def run_and_look(
             yield done
 
     def token_losses(model: Any, rows: Any, device: Any, *, packing: bool = True) -> Any:
-        found["batches"].append((len(rows), packing))
+        found["batches"].append((packing, len(rows.counts) if packing else len(rows)))
+        found["places"].append(len(rows.ids) if packing else 0)
         return losses(model, rows, device, packing=packing)
+
+    def packed_rows(model: Any, rows: Any, attention: str) -> Any:
+        found["attention"].add(attention)
+        return pack(model, rows, attention)
 
     def look(done: Any, before: Any) -> None:
         found["recomputes"] = done.loaded.model.is_gradient_checkpointing
@@ -158,6 +191,7 @@ def run_and_look(
     patch.setattr(loop, "make_optimizer", make_optimizer)
     patch.setattr(loop, "fit", all_steps)
     patch.setattr(loop, "token_losses", token_losses)
+    patch.setattr(loop, "packed_rows", packed_rows)
     patch.setattr(workflow, "finish", look)
     folder.mkdir()
     patch.chdir(folder)
@@ -188,8 +222,7 @@ def test_a_setting_changes_what_it_says(
 
 
 def test_the_table_is_complete() -> None:
-    kinds = (LoraOptions, VocabularyOptions, OptimOptions, RunOptions)
-    known = {n for kind in kinds for n in kind.model_fields}
+    known = {n for kind in KINDS for n in kind.model_fields}
     tabled = {getattr(row, "values", row)[0] for row in TABLE}
     assert sorted(known - tabled - set(ELSEWHERE)) == []
     assert not tabled & set(ELSEWHERE)

@@ -139,6 +139,8 @@ def test_lora_plus_raises_the_rate_of_b_alone() -> None:
         ("--lora-rank 8", "--lora-rank does nothing without --lora"),
         ("--use-dora", "--use-dora does nothing without --lora"),
         ("--lora-plus-ratio 4", "--lora-plus-ratio does nothing without --lora"),
+        ("--shared-prefix grouped --neftune-alpha 5", "noise is drawn for each row"),
+        ("--shared-prefix grouped --no-packing", "does nothing without --packing"),
     ],
 )
 def test_settings_that_do_not_go_together(

@@ -112,6 +112,7 @@ ALIASES: Mapping[str, str] = {
     "patience": "early_stopping_patience",
     "load_best": "load_best_model_at_end",
     "loraplus_lr_ratio": "lora_plus_ratio",
+    "attn_implementation": "attention",
     "json": "json_output",
     "log_with": "report_to",
 }
@@ -120,6 +121,7 @@ ALIASES: Mapping[str, str] = {
 SWITCHES: Mapping[str, tuple[str, str]] = {
     "bf16": ("mixed_precision", "bf16"),
     "fp16": ("mixed_precision", "fp16"),
+    "use_flash_attn": ("attention", "flash_attention_2"),
 }
 """Flags that stand for a value of another setting."""
 

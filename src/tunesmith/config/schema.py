@@ -94,6 +94,17 @@ class DataOptions(Options):
     """Put several rows into one sequence, none seeing another; false pads."""
 
 
+class TogetherOptions(Options):
+    """Rows in one sequence"""
+
+    shared_prefix: Literal["auto", "grouped", "off"] = "auto"
+    """Compute what rows of a step begin with once: where they meet; grouped makes them meet, by
+    prompt (steps of kindred rows); off never. Not with noise."""
+    attention: Literal["auto", "segments", "varlen", "flash_attention_2", "sdpa", "eager"] = "auto"
+    """segments: row by row; varlen: PyTorch's kernel for it (GPU); sdpa, eager: the model's own
+    under one mask, slow; auto is varlen where it runs, else segments."""
+
+
 class LoraOptions(Options):
     """LoRA"""
 
@@ -209,7 +220,13 @@ class RunOptions(OutputOptions):
 
 
 class FineTuningConfig(
-    RunOptions, OptimOptions, VocabularyOptions, LoraOptions, DataOptions, ModelOptions
+    RunOptions,
+    OptimOptions,
+    VocabularyOptions,
+    LoraOptions,
+    TogetherOptions,
+    DataOptions,
+    ModelOptions,
 ):
     """Everything that ``tunesmith train`` knows."""
 

@@ -41,6 +41,8 @@ class LoadedModel:
     ref: ModelRef
     device: torch.device
     dtype: torch.dtype
+    attention: str = "segments"
+    """How packed rows attend: the first argument after the groups of ``attention.packed``."""
     taken_out: dict[str, torch.Tensor] = field(default_factory=dict)
     """The matrices that PiSSA took out of the weights, by the names that they are saved under."""
     new_tokens: NewTokens | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +23,47 @@ def _remembered_order(rows: int, seed: int, epoch: int) -> list[int]:
     return epoch_order(rows, seed, epoch)
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Prompts:
+    """The rows of each prompt; compared by identity, so that looking one up costs nothing."""
+
+    members: tuple[tuple[int, ...], ...]
+
+
+def epoch_order_by_prompt(prompts: Prompts, rows_a_step: int, seed: int, epoch: int) -> list[int]:
+    """Return the order of rows in one epoch in which rows of one prompt meet in a step.
+
+    Prompts are shuffled, and the rows of each. Each step takes the next prompt that fits into what
+    is left of it; where none does, a prompt is cut. Nothing but the arguments decides it.
+    """
+    rng = random.Random(f"{seed}/{epoch}")
+    shuffled = [list(members) for members in prompts.members]
+    rng.shuffle(shuffled)
+    waiting: dict[int, deque[tuple[int, list[int]]]] = {}
+    for number, members in enumerate(shuffled):
+        rng.shuffle(members)
+        for at in range(0, len(members), rows_a_step):
+            piece = members[at : at + rows_a_step]
+            waiting.setdefault(len(piece), deque()).append((number, piece))
+    order: list[int] = []
+    room = rows_a_step
+    while waiting:
+        fitting = [size for size in waiting if size <= room] or list(waiting)
+        size = min(fitting, key=lambda one: waiting[one][0][0])
+        number, piece = waiting[size].popleft()
+        if not waiting[size]:
+            del waiting[size]
+        order += piece[:room]
+        rest = piece[room:]
+        if rest:
+            waiting.setdefault(len(rest), deque()).appendleft((number, rest))
+        room = room - len(piece[:room]) or rows_a_step
+    return order
+
+
+_remembered_order_by_prompt = lru_cache(maxsize=2)(epoch_order_by_prompt)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Every step of a run, known before the first."""
@@ -32,6 +74,8 @@ class Plan:
     """Rows of one optimiser step, over accumulation and processes."""
     total_steps: int
     seed: int
+    prompts: Prompts | None = None
+    """Given where the rows of a prompt are to meet in a step."""
 
     @property
     def steps_an_epoch(self) -> int:
@@ -45,14 +89,32 @@ class Plan:
     def step_rows(self, step: int) -> list[int]:
         """Return the rows of one step, counted from 0."""
         start = step % self.steps_an_epoch * self.rows_a_step
-        order = _remembered_order(self.rows, self.seed, self.epoch(step))
+        epoch = self.epoch(step)
+        if self.prompts is None:
+            order = _remembered_order(self.rows, self.seed, epoch)
+        else:
+            size = self.rows_a_step
+            order = _remembered_order_by_prompt(self.prompts, size, self.seed, epoch)
         return order[start : start + self.rows_a_step]
 
 
-def make_plan(rows: int, rows_a_step: int, epochs: float, max_steps: int | None, seed: int) -> Plan:
+def make_plan(
+    rows: int,
+    rows_a_step: int,
+    epochs: float,
+    max_steps: int | None,
+    seed: int,
+    prompts: Prompts | None = None,
+) -> Plan:
     """Plan a run of so many epochs, or of ``max_steps`` steps if that is given."""
     steps = max_steps or max(1, round(math.ceil(rows / rows_a_step) * epochs))
-    return Plan(rows, rows_a_step, steps, seed)
+    return Plan(rows, rows_a_step, steps, seed, prompts)
+
+
+def own_rows(picked: Sequence[int], process: int, processes: int) -> list[int]:
+    """Return a process's part of a step: neighbours, so that rows of one prompt stay together."""
+    first, end = (at * len(picked) // processes for at in (process, process + 1))
+    return list(picked[first:end])
 
 
 def packed_capacity(longest: int, hidden_size: int, device: str) -> int:

@@ -22,10 +22,12 @@ from torch.nn.functional import cross_entropy
 from tunesmith.models.adapters import blocks
 from tunesmith.models.attention import packed
 from tunesmith.models.memory import resident_bytes
+from tunesmith.models.packs import Group
 from tunesmith.models.quantize import parameter_bytes, plain_shells
-from tunesmith.train.batches import Plan
+from tunesmith.train.batches import Plan, own_rows
 from tunesmith.train.loop import Settings, State, fit, micro_batches
-from tunesmith.train.losses import lengths, row_losses
+from tunesmith.train.losses import head_places, lay_out, lengths, row_losses
+from tunesmith.train.sharing import Bundle
 from tunesmith.train.snapshot import untouched
 from tunesmith.types import Encoded
 
@@ -66,15 +68,17 @@ class Memory:
 class Shape:
     """A micro-batch as the memory sees it."""
 
-    lengths: tuple[int, ...]
-    """Tokens of each row, as padded if it is padded."""
+    groups: tuple[Group, ...]
+    """How packed rows lie; a padded row is a group of its own, padding included."""
     trained: int
+    """Places that the head is computed for."""
     packing: bool
+    attention: str = "segments"
 
     @property
     def tokens(self) -> int:
         """Return its tokens, padding included."""
-        return sum(self.lengths)
+        return sum(group.tokens for group in self.groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +145,15 @@ def on_meta(model: Any, *, recompute: bool, dtype: torch.dtype = torch.float32) 
     return shells
 
 
-def held_out_seconds(model: Any, rows: Sequence[Encoded], accelerator: Any) -> float:
+def held_out_seconds(
+    model: Any, rows: Sequence[Encoded], accelerator: Any, attention: str = "segments"
+) -> float:
     """Time the loss of some held-out rows and return what all of them would take."""
     if not rows:
         return 0.0
     some = [rows[at] for at in range(min(len(rows), HELD_OUT_ROWS))]
     began = time.perf_counter()
-    row_losses(model, some, accelerator.device, 2048)
+    row_losses(model, some, accelerator.device, 2048, attention)
     share = sum(lengths(some)) / sum(lengths(rows))
     return (time.perf_counter() - began) / share
 
@@ -159,24 +165,32 @@ def largest(
 
     The sizes are tokens of each step of the first epoch, which the later ones resemble.
     """
-    best: tuple[int, list[int]] = (0, [])
+    most, largest_one = 0, list[Bundle]()
     several, tokens = False, []
     for step in range(min(plan.total_steps, plan.steps_an_epoch)):
         picked = plan.step_rows(step)
         tokens.append(sum(sizes[at] for at in picked))
-        batches = micro_batches(picked, sizes, settings, 0, processes)
+        batches = micro_batches(own_rows(picked, 0, processes), rows, sizes, settings)
         several = several or len(batches) > 1
-        for members in batches:
-            long = max(sizes[at] for at in members)
-            padded = len(members) * long
-            best = max(
-                best, (sum(sizes[at] for at in members) if settings.packing else padded, members)
-            )
-    members = best[1]
-    long = max(sizes[at] for at in members)
-    lengths = tuple(sizes[at] if settings.packing else long for at in members)
-    trained = sum(1 for at in members for weight in rows[at].weights[1:] if weight)
-    return Shape(lengths, trained, settings.packing), several, tokens
+        for found in batches:
+            places = sum(group.tokens for group in _groups(found, settings))
+            if places > most:
+                most, largest_one = places, found
+    if settings.packing:
+        trained = len(head_places(lay_out(rows, largest_one)))
+    else:
+        places_of = [rows[at].weights[1:] for bundle in largest_one for at in bundle.rows]
+        trained = sum(1 for weights in places_of for weight in weights if weight)
+    groups = _groups(largest_one, settings)
+    attention = settings.attention if settings.packing else "segments"
+    return Shape(groups, trained, settings.packing, attention), several, tokens
+
+
+def _groups(found: Sequence[Bundle], settings: Settings) -> tuple[Group, ...]:
+    """Return how a micro-batch lies; padded rows are as long as the longest."""
+    if settings.packing:
+        return tuple(bundle.group for bundle in found)
+    return (Group(max(bundle.prefix for bundle in found)),) * len(found)
 
 
 def memory(
@@ -227,12 +241,11 @@ def kept_bytes(model: Any, shape: Shape) -> int:
     model.train()
     device = torch.device("meta")
     ids = torch.zeros(1, shape.tokens, dtype=torch.long, device=device)
-    rows = shape.lengths
     extra: dict[str, Any] = {}
     if shape.packing:
         extra["logits_to_keep"] = torch.zeros(shape.trained, dtype=torch.long, device=device)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with packed(model, rows), hooks:
+    with packed(model, shape.groups, shape.attention), hooks:
         # A mask of ones keeps transformers from looking at numbers that the meta device has not.
         mask = torch.ones(1, shape.tokens, device=device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[0]
@@ -260,7 +273,9 @@ def probe(
         for step in steps:
             # A plan of one step whose rows are those of the wanted one.
             picked = [rows[at] for at in plan.step_rows(step)]
-            alone = replace(plan, rows=len(picked), rows_a_step=len(picked), total_steps=1)
+            alone = replace(
+                plan, rows=len(picked), rows_a_step=len(picked), total_steps=1, prompts=None
+            )
             lone = State(state.model, state.optimizer)
             with watched(accelerator.device) as grown:
                 [done] = fit(lone, picked, alone, settings, accelerator)

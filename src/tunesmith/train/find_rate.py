@@ -165,7 +165,8 @@ def _untrained(
     places = sorted({at for members in taken for at in members})
     picked = [rows[at] for at in places]
     model = accelerator.unwrap_model(state.model)
-    sums = row_losses(model, picked, accelerator.device, settings.capacity) if picked else []
+    given = (accelerator.device, settings.capacity, settings.attention)
+    sums = row_losses(model, picked, *given) if picked else []
     known = dict(zip(places, sums, strict=True))
     return tuple(
         sum(known[at][0] for at in members) / sum(known[at][1] for at in members)

@@ -13,15 +13,16 @@ import torch
 
 from tunesmith.errors import Interrupted
 from tunesmith.train import policy as nonfinite
-from tunesmith.train.batches import Plan, pack
+from tunesmith.train.batches import Plan, own_rows
 from tunesmith.train.decisions import Decisions
 from tunesmith.train.groups import parameter_groups
 from tunesmith.train.ledger import Ledger
-from tunesmith.train.losses import lengths, packed_rows, token_losses
+from tunesmith.train.losses import lay_out, lengths, packed_rows, token_losses
 from tunesmith.train.new_rows import NewRows, keep_new_rows, without_decay
 from tunesmith.train.noise import noisy_embeddings
 from tunesmith.train.policy import STOP, Policy
 from tunesmith.train.schedule import factor
+from tunesmith.train.sharing import Bundle, Rows, alone, bundles, packs
 from tunesmith.train.shrink import within_memory
 from tunesmith.train.watch import RowSeen, Watch
 from tunesmith.types import Encoded
@@ -56,6 +57,11 @@ class Settings:
     """Noise on the embeddings; 0 is none."""
     new_rows: NewRows | None = None
     """Rows of new tokens that are trained alone at first."""
+    shared_prefix: str = "auto"
+    """Of rows in one step: off computes it in each; grouped takes a group of up to
+    ``rows_a_micro_batch`` rows whole, also over the capacity."""
+    attention: str = "segments"
+    """Only with packing: how ``models.attention.packed`` computes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,18 +227,18 @@ def _gradients(
 
 
 def micro_batches(
-    picked: Sequence[int],
-    sizes: Sequence[int],
-    settings: Settings,
-    process: int = 0,
-    processes: int = 1,
-) -> list[list[int]]:
-    """Return the rows of each micro-batch of a step, as one of the processes has them."""
-    mine = list(picked[process::processes])
-    if settings.packing:
-        return pack(mine, sizes, settings.capacity)
-    size = settings.rows_a_micro_batch
-    return [mine[at : at + size] for at in range(0, len(mine), size)]
+    mine: Sequence[int], rows: Rows, sizes: Sequence[int], settings: Settings
+) -> list[list[Bundle]]:
+    """Return what a process computes at once, one after the other, of its rows of a step."""
+    if not settings.packing:
+        size = settings.rows_a_micro_batch
+        return [alone(mine[at : at + size], sizes) for at in range(0, len(mine), size)]
+    # Noise is drawn for each row, so rows with noise have no tokens in common.
+    if settings.shared_prefix == "off" or settings.neftune_alpha:
+        return packs(alone(mine, sizes), settings.capacity)
+    whole = settings.rows_a_micro_batch if settings.shared_prefix == "grouped" else 1
+    found = bundles(mine, rows, settings.capacity, at_least=whole)
+    return packs(found, settings.capacity)
 
 
 def _backward(
@@ -243,23 +249,27 @@ def _backward(
     Sums over micro-batches and processes are divided once by the weight of all trained tokens of
     the step, so neither packing nor accumulation nor the number of processes changes the loss.
     """
-    rows, accelerator, trunk = work.rows, work.accelerator, work.trunk
-    weight = sum(sum(rows[at].weights) for at in picked)
-    trained = sum(1 for at in picked for w in rows[at].weights if w)
-    mine, of = accelerator.process_index, accelerator.num_processes
-    batches = micro_batches(picked, work.sizes, settings, mine, of)
+    accelerator, trunk = work.accelerator, work.trunk
+    mine = own_rows(picked, accelerator.process_index, accelerator.num_processes)
+    made = {at: work.rows[at] for at in picked}
+    weight = sum(sum(row.weights) for row in made.values())
+    trained = sum(1 for row in made.values() for w in row.weights if w)
+    batches = micro_batches(mine, made, work.sizes, settings)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     watch = Watch()
-    for number, members in enumerate(batches):
+    for number, bundled in enumerate(batches):
         if work.should_stop():
             state.optimizer.zero_grad(set_to_none=True)
             raise Interrupted(
                 f"Stopped by a signal after step {state.step}.",
                 hint="the same command with --resume",
             )
-        batch = [rows[at] for at in members]
+        members = [at for bundle in bundled for at in bundle.rows]
+        batch = lay_out(made, bundled) if settings.packing else [made[at] for at in members]
         last = number == len(batches) - 1
-        whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
+        whole = nullcontext()
+        if settings.packing:
+            whole = packed_rows(state.model, batch, settings.attention)
         with nullcontext() if last else accelerator.no_sync(state.model), whole:
             noise = _noise(state, settings, members, work.sizes, f"{work.seed}/{state.step}")
             stored = nullcontext() if trunk is None else trunk.stored(members)

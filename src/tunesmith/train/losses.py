@@ -11,6 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from tunesmith.data.blocks import TokenRows
 from tunesmith.models.attention import packed, positions
+from tunesmith.models.packs import Pack
+from tunesmith.train.sharing import Bundle, Rows, alone
 from tunesmith.types import Encoded
 
 
@@ -39,15 +41,17 @@ class RowScore:
 
 
 def token_losses(
-    model: Any, rows: Sequence[Encoded], device: torch.device, *, packing: bool = True
+    model: Any, rows: Sequence[Encoded] | Pack, device: torch.device, *, packing: bool = True
 ) -> TokenLosses:
     """Run rows forward and return what became of their trained tokens.
 
-    Must be called inside ``attention.packed`` if ``packing``; otherwise the rows are padded and
+    A pack, and rows if ``packing``, must be run inside ``packed_rows``; else they are padded,
     masked by position.
     """
-    if packing:
+    if isinstance(rows, Pack):
         return _packed(model, rows, device)
+    if packing:
+        return _packed(model, lay_out(rows), device)
     return _padded(model, rows, device)
 
 
@@ -58,9 +62,38 @@ def lengths(rows: Sequence[Encoded]) -> Sequence[int]:
     return [len(row.ids) for row in rows]
 
 
-def packed_rows(model: Any, rows: Sequence[Encoded]) -> Any:
+def packed_rows(model: Any, rows: Sequence[Encoded] | Pack, attention: str = "segments") -> Any:
     """Return the context in which these rows are one sequence, for forward and backward."""
-    return packed(model, lengths(rows))
+    return packed(model, rows.groups if isinstance(rows, Pack) else lengths(rows), attention)
+
+
+def lay_out(rows: Rows, bundles: Sequence[Bundle] | None = None) -> Pack:
+    """Lay rows into one sequence, bundle after bundle; each by itself if no bundles are given."""
+    if bundles is None:
+        bundles = alone(range(len(rows)), [len(rows[at].ids) for at in range(len(rows))])
+    ids: list[int] = []
+    places: list[int] = []
+    labels: list[tuple[int, float]] = []
+    counts = []
+    for bundle in bundles:
+        start = len(ids)
+        ids += rows[bundle.rows[0]].ids[: bundle.prefix]
+        for number in bundle.rows:
+            row, targets = rows[number], _targets(rows[number])
+            # From its own tokens on, a row lies this much further on than its prefix does.
+            shift = len(ids) - start - bundle.prefix
+            places += [start + at + (shift if at >= bundle.prefix else 0) for at in targets]
+            labels += [(row.ids[at + 1], row.weights[at + 1]) for at in targets]
+            counts.append(len(targets))
+            ids += row.ids[bundle.prefix :]
+    return Pack(
+        tuple(ids),
+        tuple(bundle.group for bundle in bundles),
+        tuple(places),
+        tuple(token for token, _ in labels),
+        tuple(weight for _, weight in labels),
+        tuple(counts),
+    )
 
 
 def _targets(row: Encoded) -> list[int]:
@@ -68,20 +101,26 @@ def _targets(row: Encoded) -> list[int]:
     return [at - 1 for at, weight in enumerate(row.weights) if weight and at]
 
 
-def _packed(model: Any, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
-    ids = torch.tensor([[token for row in rows for token in row.ids]], device=device)
-    keep: list[int] = []
-    start = 0
-    for row in rows:
-        keep += [start + at for at in _targets(row)]
-        start += len(row.ids)
+def head_places(pack: Pack) -> dict[tuple[int, int], int]:
+    """Return each place and target once, numbered: what the vocabulary head is computed for."""
+    pairs = dict.fromkeys(zip(pack.places, pack.targets, strict=True))
+    return {pair: number for number, pair in enumerate(pairs)}
+
+
+def _packed(model: Any, pack: Pack, device: torch.device) -> TokenLosses:
+    pairs = head_places(pack)
     logits = model(
-        input_ids=ids,
-        position_ids=positions(lengths(rows), device),
+        input_ids=torch.tensor([pack.ids], device=device),
+        position_ids=positions(pack.groups, device),
         use_cache=False,
-        logits_to_keep=torch.tensor(keep, device=device),
+        logits_to_keep=torch.tensor([place for place, _ in pairs], device=device),
     ).logits[0]
-    return _losses(logits, rows, device)
+    losses, hits = _compared(logits, [target for _, target in pairs], device)
+    if len(pairs) < len(pack.places):
+        which = [pairs[pair] for pair in zip(pack.places, pack.targets, strict=True)]
+        chosen = torch.tensor(which, device=device)
+        losses, hits = losses[chosen], hits[chosen]
+    return TokenLosses(losses, torch.tensor(pack.weights, device=device), list(pack.counts), hits)
 
 
 def _padded(model: Any, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
@@ -89,34 +128,44 @@ def _padded(model: Any, rows: Sequence[Encoded], device: torch.device) -> TokenL
     ids = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=device)
     mask = torch.tensor([[1] * n + [0] * (longest - n) for n in lengths(rows)], device=device)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    kept = [logits[number, _targets(row)] for number, row in enumerate(rows)]
-    return _losses(torch.cat(kept), rows, device)
-
-
-def _losses(logits: torch.Tensor, rows: Sequence[Encoded], device: torch.device) -> TokenLosses:
     places = [_targets(row) for row in rows]
+    kept = torch.cat([logits[number, ats] for number, ats in enumerate(places)])
     wanted = [row.ids[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
     weights = [row.weights[at + 1] for row, ats in zip(rows, places, strict=True) for at in ats]
+    losses, hits = _compared(kept, wanted, device)
+    counts = [len(ats) for ats in places]
+    return TokenLosses(losses, torch.tensor(weights, device=device), counts, hits)
+
+
+def _compared(
+    logits: torch.Tensor, wanted: Sequence[int], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss of each label, in nats, and whether it is the likeliest token."""
     labels = torch.tensor(wanted, device=device)
     losses = cross_entropy(logits.float(), labels, reduction="none")
     plain = logits.detach()
     # The maximum takes a CPU a fraction of the time of its place; a tie is no miss.
-    hits = plain.gather(-1, labels[:, None])[:, 0] >= plain.amax(-1)
-    return TokenLosses(
-        losses, torch.tensor(weights, device=device), [len(ats) for ats in places], hits
-    )
+    return losses, plain.gather(-1, labels[:, None])[:, 0] >= plain.amax(-1)
 
 
 def row_losses(
-    model: Any, rows: Sequence[Encoded], device: torch.device, capacity: int
+    model: Any,
+    rows: Sequence[Encoded],
+    device: torch.device,
+    capacity: int,
+    attention: str = "segments",
 ) -> list[tuple[float, float]]:
     """Return (sum of weighted losses in nats, sum of weights) of each row, in order."""
-    return [(one.loss, one.weight) for one in row_scores(model, rows, device, capacity)]
+    return [(one.loss, one.weight) for one in row_scores(model, rows, device, capacity, attention)]
 
 
 @torch.inference_mode()
 def row_scores(
-    model: Any, rows: Sequence[Encoded], device: torch.device, capacity: int
+    model: Any,
+    rows: Sequence[Encoded],
+    device: torch.device,
+    capacity: int,
+    attention: str = "segments",
 ) -> list[RowScore]:
     """Return what the model, without dropout, makes of each row, in order."""
     from tunesmith.train.batches import pack
@@ -126,7 +175,7 @@ def row_scores(
     model.eval()
     for members in pack(range(len(rows)), lengths(rows), capacity):
         batch = [rows[at] for at in members]
-        with packed_rows(model, batch):
+        with packed_rows(model, batch, attention):
             losses, weights, counts, hits = token_losses(model, batch, device)
         parts = zip(losses.split(counts), weights.split(counts), hits.split(counts), strict=True)
         for at, (loss, weight, hit) in zip(members, parts, strict=True):

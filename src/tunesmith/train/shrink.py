@@ -70,7 +70,9 @@ def within_memory(
 
 def _sized(settings: Settings, size: int) -> Settings:
     if settings.packing:
-        return replace(settings, capacity=min(size, settings.capacity))
+        # Groups that are taken whole would not become smaller with the capacity.
+        shared = "auto" if settings.shared_prefix == "grouped" else settings.shared_prefix
+        return replace(settings, capacity=min(size, settings.capacity), shared_prefix=shared)
     return replace(settings, rows_a_micro_batch=min(size, settings.rows_a_micro_batch))
 
 

@@ -188,6 +188,7 @@ class TrunkCache:
                 "layers": len(found.trunk.layers),
                 "plan": [plan.rows, plan.rows_a_step, plan.seed],
                 "batches": [settings.packing, settings.capacity, settings.rows_a_micro_batch],
+                "attention": settings.attention,
                 "precision": str(self._accelerator.mixed_precision),
                 "torch": torch.__version__,
             }
@@ -224,7 +225,10 @@ class TrunkCache:
                 for at in plan.step_rows(step):
                     self._places[at] = step
         picked = plan.step_rows(self._places[row])
-        return next(b for b in micro_batches(picked, self._sizes, self._settings) if row in b)
+        made = {at: self._rows[at] for at in picked}
+        batches = micro_batches(picked, made, self._sizes, self._settings)
+        members = ([at for bundle in found for at in bundle.rows] for found in batches)
+        return next(batch for batch in members if row in batch)
 
     def _read(self, row: int) -> torch.Tensor | None:
         """Return a row's value [tokens, width], or None if the file does not hold it."""
@@ -268,7 +272,9 @@ def _forward(
 ) -> torch.Tensor:
     """Run rows forward as a step does; return the losses of their trained tokens."""
     with (
-        packed_rows(model, batch) if settings.packing else contextlib.nullcontext(),
+        packed_rows(model, batch, settings.attention)
+        if settings.packing
+        else contextlib.nullcontext(),
         accelerator.autocast(),
     ):
         return token_losses(model, batch, accelerator.device, packing=settings.packing)[0]

@@ -130,7 +130,9 @@ def _look(opened: Opened, options: EstimateOptions) -> Estimate:
         steps = arithmetic.chosen_steps(tokens, options.probe_steps)
         probes = arithmetic.probe(state, rows, plan, settings, accelerator, steps)
         duration = arithmetic.duration(probes, tokens, plan.total_steps)
-        a_pass = arithmetic.held_out_seconds(opened.loaded.model, opened.held.rows, accelerator)
+        a_pass = arithmetic.held_out_seconds(
+            opened.loaded.model, opened.held.rows, accelerator, settings.attention
+        )
         held = a_pass * _held_out_passes(options, plan)
     # What the probe saw holds more than tensors: the allocator's own, and libraries woken up.
     grown = max([memory.peak - memory.parameters, *(probe.grown for probe in probes)])

@@ -77,7 +77,7 @@ def byte_losses(loaded: LoadedModel, renderer: Renderer, held: Prepared) -> list
     from tunesmith.evaluate.compare import RowLoss
     from tunesmith.train.losses import row_losses
 
-    sums = row_losses(loaded.model, held.rows, loaded.device, 2048)
+    sums = row_losses(loaded.model, held.rows, loaded.device, 2048, loaded.attention)
     return [
         RowLoss(str(number), loss, _bytes(row, renderer), str(document))
         for number, (row, document, (loss, _)) in enumerate(

@@ -43,6 +43,24 @@ def check_method(resolved: Resolved[FineTuningConfig]) -> None:
         )
     if config.trunk_cache == "on" and (why := trunk.against_settings(config)):
         raise trunk.refusal(why)
+    _check_sharing(config)
+
+
+def _check_sharing(config: FineTuningConfig) -> None:
+    if config.shared_prefix != "grouped":
+        return
+    if config.neftune_alpha:
+        raise UsageError(
+            "--shared-prefix grouped and --neftune-alpha cannot both be given: noise is drawn for "
+            "each row, so rows of one prompt have nothing in common to compute once.",
+            hint="leave one of them out",
+        )
+    if not config.packing:
+        raise UsageError(
+            "--shared-prefix grouped does nothing without --packing: padded rows stand by "
+            "themselves.",
+            hint="leave one of --shared-prefix and --no-packing out",
+        )
 
 
 def settle_adapter(

@@ -15,6 +15,7 @@ from tunesmith.data.prepare import Prepared, prepare
 from tunesmith.errors import UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, method
+from tunesmith.workflows.attention import choose_attention
 from tunesmith.workflows.method import check_method, settle_adapter
 from tunesmith.workflows.new_tokens import Vocabulary, check_new_tokens, compare_on, grow
 from tunesmith.workflows.opening import open_model
@@ -98,9 +99,17 @@ def make_accelerator(config: FineTuningConfig, loaded: LoadedModel) -> Any:
 def plan_steps(config: FineTuningConfig, rows: Prepared, processes: int) -> Plan:
     """Plan every step of a run."""
     from tunesmith.train.batches import make_plan
+    from tunesmith.train.sharing import prompts_of
 
     size = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
-    return make_plan(len(rows.rows), size, config.num_epochs, config.max_steps, config.seed)
+    prompts = prompts_of(rows.rows) if config.shared_prefix == "grouped" else None
+    if prompts is not None:
+        console.say(f"Rows of one prompt meet in a step: {len(prompts.members):,} prompts.")
+        if len(prompts.members) == len(rows.rows):
+            console.warn("no two rows have a prompt in common, so none are computed together")
+    return make_plan(
+        len(rows.rows), size, config.num_epochs, config.max_steps, config.seed, prompts
+    )
 
 
 def loop_settings(
@@ -117,6 +126,7 @@ def loop_settings(
             f"{config.warmup_steps} warm-up steps are over a tenth of the "
             f"{plan.total_steps} planned; cut to {warmup}"
         )
+    loaded.attention = choose_attention(config, loaded)
     longest = max(rows.lengths())
     hidden = loaded.model.get_input_embeddings().weight.shape[1]
     return Settings(
@@ -133,6 +143,8 @@ def loop_settings(
         optim=config.optim,
         neftune_alpha=config.neftune_alpha,
         new_rows=_new_rows(config, plan, loaded),
+        shared_prefix=config.shared_prefix,
+        attention=loaded.attention,
     )
 
 

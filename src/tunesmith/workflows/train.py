@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,8 +239,10 @@ class _Run:
         self.metrics.begin(state.step)
         if not state.step and self.accelerator.is_main_process:
             self.samples.take(0)
+        # The store holds whole rows, so none of them is computed together with another.
+        by_row = replace(settings, shared_prefix="off")
         with (
-            self._trunk(state, settings) as trunk,
+            self._trunk(state, by_row) as trunk,
             stop_on_signals() as stop,
             console.bar("training", total, state.step) as bar,
         ):
@@ -249,7 +251,7 @@ class _Run:
                 state,
                 self.rows.rows,
                 self.plan,
-                settings,
+                settings if trunk is None else by_row,
                 self.accelerator,
                 should_stop=stop,
                 policy=safety.make_policy(self.config),
@@ -293,7 +295,13 @@ class _Run:
         """Take the held-out loss; keep the model if it is the best so far."""
         from tunesmith.train.losses import row_scores
 
-        found = row_scores(self.loaded.model, self.held.rows, self.accelerator.device, 2048)
+        found = row_scores(
+            self.loaded.model,
+            self.held.rows,
+            self.accelerator.device,
+            2048,
+            self.loaded.attention,
+        )
         loss: float = sum(one.loss for one in found) / sum(one.weight for one in found)
         right = sum(one.right for one in found) / sum(one.tokens for one in found)
         self.metrics.held_out(step, loss, right)

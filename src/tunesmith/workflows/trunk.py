@@ -29,6 +29,8 @@ def against_settings(config: FineTuningConfig) -> str | None:
         return "no layers are frozen (--freeze-ratio)"
     if config.neftune_alpha:
         return "--neftune-alpha changes what goes into the frozen layers at every step"
+    if config.shared_prefix == "grouped":
+        return "--shared-prefix grouped computes rows of one prompt together"
     return None
 
 
