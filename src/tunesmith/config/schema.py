@@ -177,6 +177,8 @@ class RunOptions(OutputOptions):
     """Steps between lines of metrics."""
     report_to: Literal["tensorboard", "none"] = "tensorboard"
     """Where metrics go besides metrics.jsonl."""
+    stall_seconds: float = Field(default=900, gt=0)
+    """With several processes: how long a micro-batch of one may take before all end."""
     eval_questions: int = Field(default=200, ge=0)
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 

@@ -18,7 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import CheckpointError
 from tunesmith.storage import hash_file, whole_folder
+from tunesmith.train import sharded
 from tunesmith.train.loop import Ledger, State
+from tunesmith.train.processes import is_sharded
+from tunesmith.train.wire import Wire
 
 MANIFEST = "manifest.json"
 KEPT_AT_LEAST = 2
@@ -30,9 +33,17 @@ def name(step: int) -> str:
     return f"checkpoint-step-{step}"
 
 
-def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
-    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller."""
+def save(folder: Path, state: State, extra: dict[str, Any], wire: Wire | None = None) -> Path:
+    """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller.
+
+    Of a model in shards every process writes its own, so all must call it, with their ``wire``.
+    """
     target = folder / name(state.step)
+    ledger = {"count": state.ledger.count, "digest": state.ledger.digest}
+    if wire is not None and is_sharded(state.model):
+        content = {"step": state.step, "ledger": ledger, "extra": extra}
+        sharded.save(target, state, content, wire, MANIFEST)
+        return target
     with whole_folder(target) as partial:
         trained = {
             key: value.detach().contiguous()
@@ -42,7 +53,6 @@ def save(folder: Path, state: State, extra: dict[str, Any]) -> Path:
         save_file(trained, partial / "model.safetensors")
         tensors, numbers = _flat(state.optimizer)
         save_file(tensors, partial / "optimizer.safetensors")
-        ledger = {"count": state.ledger.count, "digest": state.ledger.digest}
         content = {"step": state.step, "ledger": ledger, "optimizer": numbers, "extra": extra}
         (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
         manifest = {
@@ -62,7 +72,8 @@ def verify(path: Path) -> str | None:
                 return f"{file} has {(path / file).stat().st_size} bytes, not {facts['bytes']}"
             if hash_file(path / file) != facts["sha256"]:
                 return f"{file} does not have the hash of its manifest"
-        missing = {"model.safetensors", "optimizer.safetensors", "state.json"} - set(manifest)
+        wanted = sharded.needed(manifest) or {"model.safetensors", "optimizer.safetensors"}
+        missing = {*wanted, "state.json"} - set(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as failure:
         return f"its manifest cannot be read ({type(failure).__name__})"
     return f"{', '.join(sorted(missing))} is not in its manifest" if missing else None
@@ -87,9 +98,11 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, complaints
 
 
-def restore(path: Path, state: State) -> dict[str, Any]:
+def restore(path: Path, state: State, wire: Wire | None = None) -> dict[str, Any]:
     """Put a verified checkpoint into ``state`` and return the caller's ``extra``."""
-    restore_weights(path, state.model)
+    restore_weights(path, state.model, wire)
+    if wire is not None and is_sharded(state.model):
+        return sharded.restore(path, state, wire.rank, wire.count)
     content = json.loads((path / "state.json").read_text(encoding="utf-8"))
     _unflat(state.optimizer, load_file(path / "optimizer.safetensors"), content["optimizer"])
     state.step = int(content["step"])
@@ -98,11 +111,14 @@ def restore(path: Path, state: State) -> dict[str, Any]:
     return extra
 
 
-def restore_weights(path: Path, model: Any) -> None:
+def restore_weights(path: Path, model: Any, wire: Wire | None = None) -> None:
     """Put the weights of a checkpoint, and nothing else of it, into a model, once verified."""
     fault = verify(path)
     if fault is not None:
         raise CheckpointError(f"The checkpoint {path} is broken: {fault}.")
+    if wire is not None and is_sharded(model):
+        sharded.restore_weights(path, model, wire.rank, wire.count)
+        return
     trained = load_file(path / "model.safetensors")
     own = {key: value for key, value in model.named_parameters() if value.requires_grad}
     if set(own) != set(trained):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tunesmith.errors import DivergedError, Interrupted, TrainingError
+from tunesmith.train import processes, pulse
 from tunesmith.train.batches import Plan, pack
 from tunesmith.train.groups import parameter_groups
 from tunesmith.train.losses import lengths, packed_rows, token_losses
@@ -141,7 +142,8 @@ def fit(
         for group in state.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
         # Dropout draws from a stream of its own for each step, so no random state has to be saved.
-        with torch.random.fork_rng():
+        cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):
             torch.manual_seed(_step_seed(plan.seed, state.step, accelerator.process_index))
             loss, trained = _backward(
                 state,
@@ -206,36 +208,44 @@ def _backward(
     Sums over micro-batches and processes are divided once by the weight of all trained tokens of
     the step, so neither packing nor accumulation nor the number of processes changes the loss.
     """
-    mine = picked[accelerator.process_index :: accelerator.num_processes]
     weight = sum(sum(rows[at].weights) for at in picked)
     trained = sum(1 for at in picked for w in rows[at].weights if w)
-    if settings.packing:
-        batches = pack(mine, sizes, settings.capacity)
-    else:
+
+    def split(mine: Sequence[int]) -> list[list[int]]:
+        if settings.packing:
+            return pack(mine, sizes, settings.capacity)
         size = settings.rows_a_micro_batch
-        batches = [list(mine[at : at + size]) for at in range(0, len(mine), size)]
+        return [list(mine[at : at + size]) for at in range(0, len(mine), size)]
+
+    batches, counted = processes.share(picked, split, state.model, accelerator)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
+    stopped = False
     for number, members in enumerate(batches):
-        if should_stop():
-            state.optimizer.zero_grad(set_to_none=True)
-            raise Interrupted(
-                f"Stopped by a signal after step {state.step}.",
-                hint="the same command with --resume",
-            )
+        pulse.note(state.step, f"micro-batch {number + 1} of {len(batches)}")
+        stopped = stopped or should_stop()
+        # Shards are gathered in every micro-batch, so there all go on to the end of the step.
+        if stopped and not processes.is_sharded(state.model):
+            break
         batch = [rows[at] for at in members]
         last = number == len(batches) - 1
         whole = packed_rows(state.model, batch) if settings.packing else nullcontext()
-        with nullcontext() if last else accelerator.no_sync(state.model), whole:
+        with processes.last_alone_synchronises(state.model, last), whole:
             noise = _noise(state, settings, members, sizes, seed)
             with accelerator.autocast(), noise:
                 losses, weights, _ = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )
-            loss = (losses * weights).sum() / weight
-            # Data-parallel wrappers average over processes; the sum was divided already.
-            accelerator.backward(loss * accelerator.num_processes)
+            loss = (losses * weights).sum() / weight * (number < counted)
+            accelerator.backward(loss * processes.scale(state.model, accelerator))
             total += loss.detach()
-    return float(accelerator.reduce(total, "sum")), trained
+    summed, stopped = processes.settle(state.model, total, stopped, accelerator)
+    if stopped:
+        state.optimizer.zero_grad(set_to_none=True)
+        raise Interrupted(
+            f"Stopped by a signal after step {state.step}.",
+            hint="the same command with --resume",
+        )
+    return summed, trained
 
 
 def _noise(
@@ -256,7 +266,7 @@ def _noise(
 def _clip(state: State, settings: Settings, accelerator: Any) -> float:
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     limit = settings.max_grad_norm or float("inf")
-    return float(accelerator.clip_grad_norm_(parameters, limit))
+    return processes.number(accelerator.clip_grad_norm_(parameters, limit))
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

@@ -82,7 +82,7 @@ def _losses(
     return losses, torch.tensor(weights, device=device), [len(ats) for ats in places]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would leave shards behind that training cannot use
 def row_losses(
     model: Any, rows: Sequence[Encoded], device: torch.device, capacity: int
 ) -> list[tuple[float, float]]:

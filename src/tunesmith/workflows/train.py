@@ -15,7 +15,7 @@ from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.progress import Progress, wants_best
-from tunesmith.workflows.resuming import checkpoint_to_resume
+from tunesmith.workflows.resuming import check_resume, checkpoint_to_resume
 from tunesmith.workflows.setup import (
     Opened,
     loop_settings,
@@ -25,7 +25,8 @@ from tunesmith.workflows.setup import (
     plan_steps,
     run_name,
 )
-from tunesmith.workflows.signals import stop_on_signals
+from tunesmith.workflows.several import Team, together
+from tunesmith.workflows.signals import StopFlag, stop_on_signals
 
 if TYPE_CHECKING:
     from tunesmith.train.loop import Settings, State, StepResult
@@ -58,26 +59,33 @@ def train(config: FineTuningConfig | None = None, **settings: Any) -> TrainResul
 
 def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     """Carry out a run whose settings are resolved, each with its source."""
-    opened = open_training(resolved)
-    config = opened.config
-    with RunDir.create(
-        config.output_dir,
-        config.run_name or run_name(config),
-        resume=config.resume is not None,
-        overwrite=config.overwrite,
-    ) as run:
-        console.say(f"Run: {run.path}")
-        run.write_config(config.model_dump(mode="json"))
-        return _Run(opened, run).go()
+    with together(resolved) as team:
+        with team.first():
+            opened = open_training(resolved)
+        config = opened.config
+
+        def create() -> RunDir:
+            return RunDir.create(
+                config.output_dir,
+                config.run_name or run_name(config),
+                resume=config.resume is not None,
+                overwrite=config.overwrite,
+            )
+
+        with team.run_folder(create) as run:
+            console.say(f"Run: {run.path}")
+            if team.main:
+                run.write_config(config.model_dump(mode="json"))
+            return _Run(opened, run, team).go()
 
 
 class _Run:
     """One training run: holds the parts together and owns the rhythm."""
 
-    def __init__(self, opened: Opened, run: RunDir) -> None:
+    def __init__(self, opened: Opened, run: RunDir, team: Team) -> None:
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
-        self.run = run
+        self.run, self.team = run, team
         self.accelerator = make_accelerator(self.config, self.loaded)
         self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
@@ -89,44 +97,47 @@ class _Run:
         from tunesmith.models.memory import peak_bytes
 
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
-        before = baseline(self.loaded, self.renderer, self.data, self.held, self.run, self.config)
+        before = self.team.only_main(
+            lambda: baseline(
+                self.loaded, self.renderer, self.data, self.held, self.run, self.config
+            ),
+            "measuring the base model",
+        )
         state = self._state(settings)
         first, began = state.step, time.monotonic()
-        try:
-            self._loop(state, settings)
-        except Interrupted:
-            self._checkpoint(state)
-            console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
-            raise
+        with stop_on_signals(launched=self.team.several) as stop:
+            try:
+                self._loop(state, settings, stop)
+            except Interrupted:
+                self._checkpoint(state)
+                console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
+                raise
         held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
         seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
         notes = self._early_stop(state)
-        if self.accelerator.is_main_process:
-            self._write_metrics()
-            if state.step != self.progress.best_step and self._take_best():
-                held_loss = self.progress.best
-                notes.append(f"final_model is the best one, of step {self.progress.best_step}.")
-            finish(
-                Finished(
-                    self.config,
-                    self.data,
-                    self.loaded,
-                    self.renderer,
-                    self.rows,
-                    self.held,
-                    self.run,
-                    state.step,
-                    held_loss,
-                    self.progress.best,
-                    seconds,
-                    self.plan.total_steps,
-                    notes,
-                    peak,
-                    state.step - first,
-                ),
-                before,
-            )
+        if state.step != self.progress.best_step and self._take_best():
+            held_loss = self.progress.best
+            notes.append(f"final_model is the best one, of step {self.progress.best_step}.")
+        self.team.whole(self.model, self.loaded)
+        done = Finished(
+            self.config,
+            self.data,
+            self.loaded,
+            self.renderer,
+            self.rows,
+            self.held,
+            self.run,
+            state.step,
+            held_loss,
+            self.progress.best,
+            seconds,
+            self.plan.total_steps,
+            notes,
+            peak,
+            state.step - first,
+        )
+        self.team.only_main(lambda: finish(done, before or []), "measuring the tuned model")
         return TrainResult(
             self.run.path, self.run.final_model, state.step, self.losses[-1], held_loss
         )
@@ -139,7 +150,7 @@ class _Run:
             return False
         path = self.run.checkpoints / checkpoint.name(self.progress.best_step)
         try:
-            checkpoint.restore_weights(path, self.loaded.model)
+            checkpoint.restore_weights(path, self.model, self.team.wire)
         except CheckpointError as failure:
             console.warn(f"{failure} final_model is the last one; best_model holds the best.")
             return False
@@ -163,17 +174,20 @@ class _Run:
         from tunesmith.train.loop import State, make_optimizer
 
         config = self.config
-        model = make_trainable(config, self.loaded, self.accelerator)
+        model = make_trainable(config, self.loaded, self.accelerator, self.team.way)
         state = State(model, make_optimizer(model, settings))
+        self.model = model
         if config.resume is not None:
-            path = checkpoint_to_resume(self.run, config.resume)
-            extra = checkpoint.restore(path, state)
+            wanted, folder = config.resume, self.run.checkpoints
+            path = folder / self.team.told(lambda: checkpoint_to_resume(self.run, wanted).name)
+            check_resume(path, self.plan, self.team)
+            extra = checkpoint.restore(path, state, self.team.wire)
             self.losses, self.records = extra["losses"], extra["records"]
             self.progress = Progress.from_json(extra)
             console.say(f"Resumed from {path.name}.")
         return state
 
-    def _loop(self, state: State, settings: Settings) -> None:
+    def _loop(self, state: State, settings: Settings, stop: StopFlag) -> None:
         from tunesmith.train.loop import fit
 
         writer = self._tensorboard()
@@ -182,7 +196,7 @@ class _Run:
         patience = self.config.early_stopping_patience
         if self.progress.is_over(patience):
             return  # a run that is resumed after it has stopped early
-        with stop_on_signals() as stop, console.bar("training", total) as bar:
+        with console.bar("training", total) as bar:
             bar.advance(state.step)
             steps = fit(
                 state,
@@ -236,16 +250,19 @@ class _Run:
 
     def _held_out_loss(self, step: int, writer: Any = None) -> float:
         """Take the held-out loss; keep the model if it is the best so far."""
-        from tunesmith.train.losses import row_losses
+        from tunesmith.train.processes import row_losses
 
-        sums = row_losses(self.loaded.model, self.held.rows, self.accelerator.device, 2048)
+        sums = row_losses(self.model, self.held.rows, self.accelerator, 2048, step)
         loss: float = sum(s for s, _ in sums) / sum(w for _, w in sums)
         self._record({"kind": "eval", "step": step, "loss": loss}, writer)
         console.say(f"  step {step}: held-out loss {loss:.4f}")
-        if self.progress.note(step, loss) and self.accelerator.is_main_process:
+        if self.progress.note(step, loss):
             from tunesmith.workflows.finish import save_model
 
-            save_model(self.loaded, self.renderer, self.run.best_model)
+            self.team.whole(self.model, self.loaded)
+            self.team.only_main(
+                lambda: save_model(self.loaded, self.renderer, self.run.best_model), "saving"
+            )
         return loss
 
     def _last_held_out_loss(self, step: int) -> float:
@@ -256,16 +273,18 @@ class _Run:
     def _checkpoint(self, state: State) -> None:
         from tunesmith.train import checkpoint
 
-        if not self.accelerator.is_main_process:
-            return
-        model = state.model
-        state.model = self.loaded.model
+        team, folder = self.team, self.run.checkpoints
         extra = {"losses": self.losses, "records": self.records, **self.progress.to_json()}
-        checkpoint.save(self.run.checkpoints, state, extra)
-        best = self.progress.best_step if wants_best(self.config) else None
-        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best)
-        state.model = model
-        self._write_metrics()
+        extra["processes"] = team.count
+        if team.way == "shards":
+            checkpoint.save(folder, state, extra, team.wire)
+        else:
+            team.check_copies(state.model)
+            team.only_main(lambda: checkpoint.save(folder, state, extra), "saving")
+        if team.main:
+            best = self.progress.best_step if wants_best(self.config) else None
+            checkpoint.prune(folder, self.config.save_total_limit, best)
+            self._write_metrics()
 
     def _write_metrics(self) -> None:
         from tunesmith.storage import write_text
