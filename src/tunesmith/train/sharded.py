@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from tunesmith.errors import CheckpointError
@@ -44,11 +44,18 @@ def gather(model: Any, whole: Any | None) -> None:
     """Put the trained weights of all shards into ``whole``; None where they are not wanted."""
     into = dict(whole.named_parameters()) if whole is not None else {}
     with needing_others("gathering the model"), torch.no_grad():
-        for name, value in model.named_parameters():
-            if value.requires_grad:
-                full = value.full_tensor()
-                if into:
-                    into[name].copy_(full)
+        for name, value in _trained(model).items():
+            full = value.full_tensor()
+            if into:
+                into[name].copy_(full)
+
+
+def _trained(model: Any) -> dict[str, Any]:
+    """Return the trained parameters as shards, also after a forward pass that left them whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
 def parts(rank: int, count: int) -> tuple[str, str]:
@@ -83,9 +90,7 @@ def save(target: Path, state: State, content: dict[str, Any], wire: Wire, manife
 def _write(folder: Path, state: State, wire: Wire) -> dict[str, Any]:
     """Write and flush this process's files; return what the manifest says of them."""
     weights = {
-        name: local(value).detach().contiguous()
-        for name, value in state.model.named_parameters()
-        if value.requires_grad
+        name: local(value).detach().contiguous() for name, value in _trained(state.model).items()
     }
     moments = {
         f"{number}.{key}": local(value).detach().contiguous()
@@ -109,7 +114,7 @@ def _facts(path: Path) -> dict[str, Any]:
 def restore_weights(path: Path, model: Any, rank: int, count: int) -> None:
     """Put this process's shards of a verified checkpoint into the model."""
     saved = load_file(path / parts(rank, count)[0])
-    own = {name: local(p) for name, p in model.named_parameters() if p.requires_grad}
+    own = {name: local(value) for name, value in _trained(model).items()}
     shapes = {name: tuple(value.shape) for name, value in own.items()}
     if shapes != {name: tuple(value.shape) for name, value in saved.items()}:
         raise CheckpointError(

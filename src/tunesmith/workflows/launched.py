@@ -10,8 +10,8 @@ from tunesmith.config.load import ARGUMENT, FLAG, Resolved
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import UsageError
 
-Way = Literal["copies", "shards", "deepspeed"]
-"""Each process has the whole model, a shard of it, or what DeepSpeed gives it."""
+Way = Literal["copies", "shards"]
+"""Each process has the whole model, or a shard of it."""
 
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -64,8 +64,11 @@ def check_launch(resolved: Resolved[FineTuningConfig]) -> Way:
         _check_shards(config, env)
         return "shards"
     if _is_on(env, "ACCELERATE_USE_DEEPSPEED"):
-        _check_deepspeed(config)
-        return "deepspeed"
+        raise UsageError(
+            "DeepSpeed makes its updates within the backward pass, before a loss can be looked at, "
+            "and keeps its state in pickles; neither is done here.",
+            hint="recipes/accelerate/fsdp2.yaml, which shards weights and optimiser as well",
+        )
     return "copies"
 
 
@@ -116,17 +119,6 @@ def _check_shards(config: FineTuningConfig, env: Mapping[str, str]) -> None:
             "--optim adafactor cannot work on shards: PyTorch's has no rule for their norms.",
             hint="--optim adamw, or recipes/accelerate/ddp.yaml",
         )
-
-
-def _check_deepspeed(config: FineTuningConfig) -> None:
-    if config.resume is not None:
-        raise UsageError(
-            "A run under DeepSpeed cannot be resumed: DeepSpeed keeps its state in pickles, which "
-            "are neither written nor read here.",
-            hint="--overwrite to start over, or recipes/accelerate/fsdp2.yaml, which resumes",
-        )
-    if config.optim == "adafactor":
-        raise UsageError("--optim adafactor was not made for DeepSpeed.", hint="--optim adamw")
 
 
 def reshards() -> bool:
