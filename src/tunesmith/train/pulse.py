@@ -6,6 +6,7 @@ judges the others by its own clock alone: by how long their notes have not chang
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -19,6 +20,7 @@ from tunesmith.train.store import Store, open_store
 
 WORKS, WAITS, ALONE = "works", "waits", "alone"
 """At something that others wait for; waiting for the others; at something of its own length."""
+FAREWELL_S = 5.0
 
 
 @dataclass(slots=True)
@@ -81,18 +83,40 @@ class _Seen:
 class Failures:
     """The one failure that a run ends with: the first that is claimed, by whichever process."""
 
-    def __init__(self, store: Store, rank: int) -> None:
-        self._store, self._rank = store, rank
+    def __init__(self, store: Store, rank: int, count: int) -> None:
+        self._store, self._rank, self._count = store, rank, count
 
     def claim(self, code: int, text: str) -> bool:
-        """Make this the failure of the run; False if another process came first."""
+        """Make this the failure of the run; False if another process came first.
+
+        Where nothing can be said to the others any more, each speaks for itself.
+        """
         mine = json.dumps({"rank": self._rank, "code": code, "text": text})
-        return bool(self._store.first("failed", mine) == mine)
+        try:
+            return self._store.first("failed", mine) == mine
+        except RuntimeError:
+            return True
 
     def found(self) -> dict[str, Any] | None:
         """Return the failure that was claimed, if any."""
-        text = self._store.read("failed")
+        try:
+            text = self._store.read("failed")
+        except RuntimeError:
+            return None
         return None if text is None else dict(json.loads(text))
+
+    def take_leave(self) -> None:
+        """Say that this process ends now; the first one waits a little for the others to say so.
+
+        It may be the one that keeps what is said, and if it left at once they would not hear why.
+        """
+        with contextlib.suppress(RuntimeError):
+            self._store.write(f"left/{self._rank}", "yes")
+            until = time.monotonic() + FAREWELL_S
+            while self._rank == 0 and time.monotonic() < until:
+                if all(self._store.read(f"left/{at}") for at in range(self._count)):
+                    return
+                time.sleep(0.05)
 
 
 class Watch(threading.Thread):
@@ -113,7 +137,7 @@ class Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self._rank, self._count, self._limit, self._end = rank, count, limit_s, end
         self._store = open_store()
-        self._failures = Failures(self._store, rank)
+        self.failures = Failures(self._store, rank, count)
         self._period = min(1.0, limit_s / 5, 0.2 + 0.05 * count)
         self._seen: dict[int, _Seen] = {}
         self._beats = 0
@@ -143,7 +167,7 @@ class Watch(threading.Thread):
         """Name the processes that have not been heard of for three periods, with their step."""
         now = time.monotonic()
         return [
-            f"process {rank} (at step {seen.pulse.step + 1}, {seen.pulse.doing})"
+            f"process {rank} (last heard of at step {seen.pulse.step + 1}, {seen.pulse.doing})"
             for rank, seen in sorted(self._seen.items())
             if now - seen.heard > 3 * self._period + 1
         ]
@@ -160,7 +184,7 @@ class Watch(threading.Thread):
         self._store.write(f"beat/{self._rank}", json.dumps(told))
 
     def _look(self) -> None:
-        failed = self._failures.found()
+        failed = self.failures.found()
         if failed is not None:
             if failed["rank"] != self._rank:
                 self._end(int(failed["code"]), "", failed["code"] == StalledError.exit_code)
@@ -174,7 +198,7 @@ class Watch(threading.Thread):
                 self._hear(rank, text, now)
         fault = self._fault(now)
         if fault:
-            first = self._failures.claim(StalledError.exit_code, fault)
+            first = self.failures.claim(StalledError.exit_code, fault)
             self._end(StalledError.exit_code, fault if first else "", True)
 
     def _hear(self, rank: int, text: str, now: float) -> None:

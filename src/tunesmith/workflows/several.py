@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -145,8 +146,8 @@ def together(resolved: Resolved[FineTuningConfig]) -> Iterator[Team]:
 
     next_run()
     team = Team(way, Wire(rank, count))
-    watch = pulse.Watch(rank, count, config.stall_seconds, _ending(team, rank))
-    failures = pulse.Failures(open_store(), rank)
+    failures = pulse.Failures(open_store(), rank, count)
+    watch = pulse.Watch(rank, count, config.stall_seconds, _ending(team, rank, failures.take_leave))
     watch.start()
     try:
         yield team
@@ -178,8 +179,17 @@ def _fail(failure: BaseException, failures: Failures, watch: Watch, rank: int) -
     if failures.claim(code, text):
         if isinstance(failure, TunesmithError) and rank and not isinstance(failure, Interrupted):
             failure.found = f"Process {rank}: {failure.found}"
+
+        def leave() -> None:
+            failures.take_leave()
+            _end_quietly(code)
+
+        # Whoever called this has yet to say what went wrong; the libraries' own clean-up, which
+        # aborts or hangs where others are gone, is passed over.
+        atexit.register(leave)
         raise failure
     found = failures.found() or {}
+    failures.take_leave()
     _end_quietly(int(found.get("code", code)))
 
 
@@ -208,7 +218,9 @@ def _code(failure: BaseException) -> int:
     return int(failure.code or 0) if isinstance(failure, SystemExit) else UNEXPECTED
 
 
-def _ending(team: Team, rank: int) -> Callable[[int, str, bool], None]:
+def _ending(
+    team: Team, rank: int, take_leave: Callable[[], None]
+) -> Callable[[int, str, bool], None]:
     """Return what ends this process from the thread that watches the others."""
 
     def end(code: int, text: str, stacks: bool) -> None:
@@ -222,6 +234,7 @@ def _ending(team: Team, rank: int) -> Callable[[int, str, bool], None]:
                     text += f"\nTry: look at {folder}, where every process left its stack"
         if text:
             print(f"error: {text}", file=sys.stderr, flush=True)
+        take_leave()
         _end_quietly(code)
 
     return end
