@@ -98,6 +98,7 @@ ELSEWHERE = {
     "resume": "test_workflows and test_methods: goes on to the same weights",
     "overwrite": "test_rundir: replaces the folder",
     "max_nonfinite_steps": "test_policy: when a run stops after all",
+    "stall_seconds": "test_several_nightly: a process that stalls is named, and all end",
     "log_level": "test_cli: what is shown",
 }
 """Settings that change what a second command does, or nothing of the run."""

@@ -16,6 +16,7 @@ from tunesmith.config.schema import FineTuningConfig
 from tunesmith.models.adapters import recompute_activations
 from tunesmith.models.attention import packed, positions
 from tunesmith.models.packs import Group
+from tunesmith.train import processes
 from tunesmith.train.batches import Plan, epoch_order_by_prompt, make_plan, own_rows
 from tunesmith.train.estimate import kept_bytes, largest, on_meta
 from tunesmith.train.loop import (
@@ -97,7 +98,8 @@ def assert_equal(shared, alone) -> None:
     assert grads.keys() == own_grads.keys()
     apart = sum(float((grads[n] - g).double().square().sum()) for n, g in own_grads.items())
     whole = sum(float(g.double().square().sum()) for g in own_grads.values())
-    assert apart**0.5 <= 1e-6 * whole**0.5
+    # A few times 1e-7 is usual; where rows are a handful of tokens, rounding is more of it.
+    assert apart**0.5 <= 2e-6 * whole**0.5
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -240,7 +242,8 @@ def step_gradients(shared: str, process: int = 0, processes: int = 1, **more):
     return loss, trained, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def test_a_step_is_the_same_whether_its_rows_share_or_not() -> None:
+def test_a_step_is_the_same_whether_its_rows_share_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda _: None)
     loss, trained, grads = step_gradients("off")
     for shared, rows_at_once in (("auto", 4), ("grouped", 8)):
         found = step_gradients(shared, rows_a_micro_batch=rows_at_once)
@@ -249,7 +252,7 @@ def test_a_step_is_the_same_whether_its_rows_share_or_not() -> None:
             assert torch.allclose(found[2][name], gradient, rtol=1e-4, atol=1e-6), name
     halves = [step_gradients("grouped", process, 2) for process in (0, 1)]
     for name, gradient in grads.items():
-        both = (halves[0][2][name] + halves[1][2][name]) / 2
+        both = halves[0][2][name] + halves[1][2][name]
         assert torch.allclose(both, gradient, rtol=1e-4, atol=1e-6), name
 
 

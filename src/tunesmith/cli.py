@@ -152,6 +152,10 @@ def _dispatch(arguments: list[str]) -> int:
     except UsageError as mistake:
         mistake.hint = f"tunesmith {name} --help"
         raise
+    if verb.module != "train":
+        from tunesmith.workflows.launched import refuse_several
+
+        refuse_several(name)
     workflow = importlib.import_module(f"tunesmith.workflows.{verb.module}")
     return int(workflow.command(resolved))
 

@@ -8,7 +8,8 @@ TunesmithError                 exit code 1
 ├── TrainingError              6   training that cannot go on, such as a ledger that does not add up
 │   └── DivergedError          6   a loss, gradient or weight that is not finite
 ├── CheckpointError            7   nothing valid to resume from, or a run folder in use
-└── StorageError               8   a full disk, a folder without write permission
+├── StorageError               8   a full disk, a folder without write permission
+└── StalledError               9   one of several processes that does not go on
 Interrupted                    130 stopped by a signal, resumable
 """
 
@@ -82,6 +83,10 @@ class CheckpointError(TunesmithError):
 
 class StorageError(TunesmithError):
     exit_code = 8
+
+
+class StalledError(TunesmithError):
+    exit_code = 9
 
 
 class Interrupted(TunesmithError):

@@ -215,6 +215,8 @@ class RunOptions(OutputOptions):
     """Where metrics go besides metrics.jsonl: trackers of accelerate, each installed by you."""
     eval_samples: int = Field(default=2, ge=0)
     """Held-out prompts that the model answers at each held-out loss, to be read; 0 for none."""
+    stall_seconds: float = Field(default=900, gt=0)
+    """With several processes: how long a micro-batch of one may take before all end."""
     eval_questions: int = Field(default=200, ge=0)
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 

@@ -19,9 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import CheckpointError
 from tunesmith.storage import hash_file, whole_folder
+from tunesmith.train import sharded
 from tunesmith.train.ledger import Ledger
 from tunesmith.train.loop import State
 from tunesmith.train.policy import check_finite
+from tunesmith.train.processes import is_sharded
+from tunesmith.train.wire import Wire
 
 MANIFEST = "manifest.json"
 ROWS = "rows.safetensors"
@@ -39,35 +42,39 @@ def save(
     state: State,
     extra: dict[str, Any],
     rows: dict[str, torch.Tensor] | None = None,
+    wire: Wire | None = None,
 ) -> Path:
     """Commit the state as ``checkpoint-step-N``; ``extra`` is JSON of the caller, ``rows`` its
     ledger of rows.
 
+    Of a model in shards every process writes its own, so all must call it, with their ``wire``.
     Raises ``DivergedError`` for weights that are not finite, so that every checkpoint is a good
     one, and ``StorageError``, with the bytes that are needed, where the disk has no room.
     """
     check_finite(state)
     target = folder / name(state.step)
+    content: dict[str, Any] = {
+        "step": state.step,
+        "ledger": state.ledger.to_json(),
+        "scaler": state.scaler.state_dict() if state.scaler is not None else None,
+        "overflows": state.overflows,
+        "extra": extra,
+    }
+    if wire is not None and is_sharded(state.model):
+        sharded.save(target, state, content, {} if rows is None else {ROWS: rows}, wire, MANIFEST)
+        return target
     trained = {
         key: value.detach().contiguous()
         for key, value in state.model.named_parameters()
         if value.requires_grad
     }
-    tensors, numbers = _flat(state.optimizer)
+    tensors, content["optimizer"] = _flat(state.optimizer)
     size = sum(value.nbytes for part in (trained, tensors) for value in part.values())
     with whole_folder(target, size) as partial:
         save_file(trained, partial / "model.safetensors")
         save_file(tensors, partial / "optimizer.safetensors")
         if rows is not None:
             save_file(rows, partial / ROWS)
-        content = {
-            "step": state.step,
-            "ledger": state.ledger.to_json(),
-            "optimizer": numbers,
-            "scaler": state.scaler.state_dict() if state.scaler is not None else None,
-            "overflows": state.overflows,
-            "extra": extra,
-        }
         (partial / "state.json").write_text(json.dumps(content), encoding="utf-8")
         manifest = {
             path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)}
@@ -86,7 +93,8 @@ def verify(path: Path) -> str | None:
                 return f"{file} has {(path / file).stat().st_size} bytes, not {facts['bytes']}"
             if hash_file(path / file) != facts["sha256"]:
                 return f"{file} does not have the hash of its manifest"
-        missing = {"model.safetensors", "optimizer.safetensors", "state.json"} - set(manifest)
+        wanted = sharded.needed(manifest) or {"model.safetensors", "optimizer.safetensors"}
+        missing = {*wanted, "state.json"} - set(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as failure:
         return f"its manifest cannot be read ({type(failure).__name__})"
     return f"{', '.join(sorted(missing))} is not in its manifest" if missing else None
@@ -111,9 +119,11 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, complaints
 
 
-def restore(path: Path, state: State) -> dict[str, Any]:
+def restore(path: Path, state: State, wire: Wire | None = None) -> dict[str, Any]:
     """Put a verified checkpoint into ``state`` and return the caller's ``extra``."""
-    restore_weights(path, state.model)
+    restore_weights(path, state.model, wire)
+    if wire is not None and is_sharded(state.model):
+        return sharded.restore(path, state, wire.rank, wire.count)
     content = json.loads((path / "state.json").read_text(encoding="utf-8"))
     _unflat(state.optimizer, load_file(path / "optimizer.safetensors"), content["optimizer"])
     state.step = int(content["step"])
@@ -130,11 +140,14 @@ def row_ledger(path: Path) -> dict[str, torch.Tensor] | None:
     return load_file(path / ROWS) if (path / ROWS).is_file() else None
 
 
-def restore_weights(path: Path, model: Any) -> None:
+def restore_weights(path: Path, model: Any, wire: Wire | None = None) -> None:
     """Put the weights of a checkpoint, and nothing else of it, into a model, once verified."""
     fault = verify(path)
     if fault is not None:
         raise CheckpointError(f"The checkpoint {path} is broken: {fault}.")
+    if wire is not None and is_sharded(model):
+        sharded.restore_weights(path, model, wire.rank, wire.count)
+        return
     trained = load_file(path / "model.safetensors")
     own = {key: value for key, value in model.named_parameters() if value.requires_grad}
     if set(own) != set(trained):

@@ -13,7 +13,8 @@ import torch
 
 from tunesmith.errors import Interrupted
 from tunesmith.train import policy as nonfinite
-from tunesmith.train.batches import Plan, own_rows
+from tunesmith.train import processes, pulse
+from tunesmith.train.batches import Plan
 from tunesmith.train.decisions import Decisions
 from tunesmith.train.groups import parameter_groups
 from tunesmith.train.ledger import Ledger
@@ -218,7 +219,8 @@ def _gradients(
 
     def compute(settings: Settings) -> tuple[float, int, tuple[RowSeen, ...]]:
         # Dropout draws from a stream of its own for each step, so no random state has to be saved.
-        with torch.random.fork_rng():
+        cuda = [work.accelerator.device] if work.accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):
             torch.manual_seed(_step_seed(work.seed, state.step, work.accelerator.process_index))
             return _backward(state, work, settings, picked)
 
@@ -250,39 +252,48 @@ def _backward(
     the step, so neither packing nor accumulation nor the number of processes changes the loss.
     """
     accelerator, trunk = work.accelerator, work.trunk
-    mine = own_rows(picked, accelerator.process_index, accelerator.num_processes)
     made = {at: work.rows[at] for at in picked}
     weight = sum(sum(row.weights) for row in made.values())
     trained = sum(1 for row in made.values() for w in row.weights if w)
-    batches = micro_batches(mine, made, work.sizes, settings)
+
+    def split(mine: Sequence[int]) -> list[list[Bundle]]:
+        return micro_batches(mine, made, work.sizes, settings)
+
+    batches, counted = processes.share(picked, split, state.model, accelerator)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
-    watch = Watch()
+    watch, stopped = Watch(), False
     for number, bundled in enumerate(batches):
-        if work.should_stop():
-            state.optimizer.zero_grad(set_to_none=True)
-            raise Interrupted(
-                f"Stopped by a signal after step {state.step}.",
-                hint="the same command with --resume",
-            )
+        pulse.note(state.step, f"micro-batch {number + 1} of {len(batches)}")
+        stopped = stopped or work.should_stop()
+        # Shards are gathered in every micro-batch, so there all go on to the end of the step.
+        if stopped and not processes.is_sharded(state.model):
+            break
         members = [at for bundle in bundled for at in bundle.rows]
         batch = lay_out(made, bundled) if settings.packing else [made[at] for at in members]
         last = number == len(batches) - 1
         whole = nullcontext()
         if settings.packing:
             whole = packed_rows(state.model, batch, settings.attention)
-        with nullcontext() if last else accelerator.no_sync(state.model), whole:
+        with processes.last_alone_synchronises(state.model, last), whole:
             noise = _noise(state, settings, members, work.sizes, f"{work.seed}/{state.step}")
             stored = nullcontext() if trunk is None else trunk.stored(members)
             with stored, accelerator.autocast(), noise:
                 found = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )
-            loss = (found.losses * found.weights).sum() / weight
-            # Data-parallel wrappers average over processes; the sum was divided already.
-            accelerator.backward(loss * accelerator.num_processes)
+            loss = (found.losses * found.weights).sum() / weight * (number < counted)
+            accelerator.backward(loss * processes.scale(state.model, accelerator))
             total += loss.detach()
-            watch.add(members, found)
-    whole_loss, seen = watch.finish(total, picked, accelerator)
+            if number < counted:
+                watch.add(members, found)
+    if processes.settle(state.model, stopped, accelerator):
+        state.optimizer.zero_grad(set_to_none=True)
+        raise Interrupted(
+            f"Stopped by a signal after step {state.step}.",
+            hint="the same command with --resume",
+        )
+    with processes.needing_others("the sum over processes"):
+        whole_loss, seen = watch.finish(total, picked, accelerator)
     return whole_loss, trained, seen
 
 
@@ -304,7 +315,7 @@ def _noise(
 def _clip(state: State, settings: Settings, accelerator: Any) -> float:
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     limit = settings.max_grad_norm or float("inf")
-    return float(accelerator.clip_grad_norm_(parameters, limit))
+    return processes.number(accelerator.clip_grad_norm_(parameters, limit))
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

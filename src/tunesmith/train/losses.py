@@ -159,7 +159,7 @@ def row_losses(
     return [(one.loss, one.weight) for one in row_scores(model, rows, device, capacity, attention)]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would leave shards behind that training cannot use
 def row_scores(
     model: Any,
     rows: Sequence[Encoded],

@@ -128,7 +128,9 @@ def first_broken(state: State) -> str | None:
             for key, value in kept.items():
                 if isinstance(value, torch.Tensor) and value.is_floating_point():
                     named.append((f"the optimiser's {key} of {name}", value))
-    named = [(name, value) for name, value in named if value.numel()]
+    # Of a shard its own part: each process looks at what it holds.
+    parts = [(n, v.to_local() if hasattr(v, "to_local") else v) for n, v in named]
+    named = [(name, value) for name, value in parts if value.numel()]
     if not named:
         return None
     # The extremes are NaN or infinite if anything is, and need no memory of the weights' size.

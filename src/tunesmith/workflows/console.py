@@ -38,6 +38,11 @@ def set_level(name: str) -> None:
     _level = LEVELS[name]
 
 
+def keep_quiet() -> None:
+    """Show nothing more in this process; another one speaks."""
+    _console.quiet = True
+
+
 def say(text: str = "") -> None:
     """Print one line of plain text to stderr."""
     if _level <= LEVELS["info"]:

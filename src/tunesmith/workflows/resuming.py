@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tunesmith.errors import CheckpointError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
+from tunesmith.workflows.several import Team
+
+if TYPE_CHECKING:
+    from tunesmith.train.batches import Plan
 
 
 def checkpoint_to_resume(run: RunDir, wanted: str) -> Path:
@@ -31,3 +37,47 @@ def checkpoint_to_resume(run: RunDir, wanted: str) -> Path:
             hint="the same command with --overwrite instead of --resume",
         )
     return found
+
+
+def check_resume(path: Path, plan: Plan, team: Team) -> None:
+    """Refuse a checkpoint that this plan, or these processes, cannot go on from exactly.
+
+    Copies of the model may be more or fewer than before, if a step still takes the same rows:
+    order, batches and losses stay, but dropout and the order of sums depend on who does what.
+    """
+    from tunesmith.train.ledger import Ledger
+
+    try:
+        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        step, ledger, extra = content["step"], Ledger.from_json(content["ledger"]), content["extra"]
+    except (OSError, ValueError, KeyError, TypeError) as failure:
+        raise CheckpointError(
+            f"{path.name} cannot be read ({type(failure).__name__}).", hint="--resume"
+        ) from None
+    was = int(extra.get("processes", 1))
+    in_shards = not (path / "model.safetensors").exists()
+    if in_shards != (team.way == "shards") or (in_shards and was != team.count):
+        raise CheckpointError(
+            f"{path.name} is of {_described(was, in_shards)}, "
+            f"this run of {_described(team.count, team.way == 'shards')}.",
+            hint="launch it as before",
+        )
+    if ledger != Ledger.planned(plan, step, ledger.skipped):
+        raise CheckpointError(
+            f"{path.name} was made with other rows in a step than these settings and "
+            f"{team.count} process{'es' if team.several else ''} plan (it had {was}).",
+            expected="the same data and seed, and as many rows a step: micro-batch × accumulation "
+            "× processes",
+            hint="another --gradient-accumulation-steps",
+        )
+    if was != team.count:
+        console.warn(
+            f"{path.name} was made by {was} processes, this run has {team.count}. Rows, order and "
+            "steps stay, but not the bits: dropout and the order of sums depend on the processes."
+        )
+
+
+def _described(count: int, in_shards: bool) -> str:
+    if in_shards:
+        return f"{count} processes with a shard each"
+    return "one process" if count == 1 else f"{count} processes with a copy each"

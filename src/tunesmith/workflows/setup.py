@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tunesmith.errors import UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, method
 from tunesmith.workflows.attention import choose_attention
+from tunesmith.workflows.launched import Way, reshards
 from tunesmith.workflows.method import check_method, settle_adapter
 from tunesmith.workflows.new_tokens import Vocabulary, check_new_tokens, compare_on, grow
 from tunesmith.workflows.opening import open_model
@@ -159,12 +161,24 @@ def _new_rows(config: FineTuningConfig, plan: Plan, loaded: LoadedModel) -> NewR
     return NewRows(new.first, len(new), steps)
 
 
-def make_trainable(config: FineTuningConfig, loaded: LoadedModel, accelerator: Any) -> Any:
-    """Add the adapter, freeze, and wrap the model for its processes; return the wrapped one."""
+def make_trainable(
+    config: FineTuningConfig, loaded: LoadedModel, accelerator: Any, way: Way = "copies"
+) -> Any:
+    """Add the adapter, freeze, and return what this process trains: the model, or a shard of it.
+
+    With shards ``loaded.model`` is a whole copy in the main process and None in the others.
+    """
     console.say(f"Trained: {method.make_trainable(config, loaded)}.")
-    model = accelerator.prepare_model(loaded.model)
-    loaded.model = accelerator.unwrap_model(model)
-    return model
+    if way == "shards":
+        from tunesmith.train.sharded import shard
+
+        loaded.model.to("cpu")
+        whole = copy.deepcopy(loaded.model) if accelerator.is_main_process else None
+        model, loaded.model = shard(loaded.model, accelerator, reshard=reshards()), whole
+        return model
+    # Evaluation mode only means that no wrapper is put around it; the loop sums the gradients.
+    loaded.model = accelerator.prepare_model(loaded.model, evaluation_mode=True)
+    return loaded.model
 
 
 def _prepare(examples: Sequence[Any], renderer: Renderer, config: FineTuningConfig) -> Prepared:

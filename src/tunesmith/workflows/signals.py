@@ -21,15 +21,17 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
+def stop_on_signals(*, launched: bool = False) -> Iterator[StopFlag]:
     """Turn the first SIGTERM or SIGINT into a flag; the second leaves at once (code 128 + n).
 
-    Only the main thread of a process can receive signals; elsewhere the flag stays false.
+    Only the main thread of a process can receive signals; elsewhere the flag stays false. A
+    ``launched`` process takes no second one: its launcher passes on what it has got already, and
+    kills by itself after a while. Nor does it take any after an exception has ended the block.
     """
     flag = StopFlag()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if flag.signal is not None:
+        if flag.signal is not None and not launched:
             os._exit(128 + number)
         flag.signal = number
 
@@ -37,8 +39,11 @@ def stop_on_signals() -> Iterator[StopFlag]:
         yield flag
         return
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    failed = True
     try:
         yield flag
+        failed = False
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not (failed and launched):
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -17,7 +17,7 @@ from tunesmith.workflows.live_report import LiveReport
 from tunesmith.workflows.metrics import Metrics
 from tunesmith.workflows.new_tokens import check_resumed, store
 from tunesmith.workflows.progress import Progress, best_steps, wants_best
-from tunesmith.workflows.resuming import checkpoint_to_resume
+from tunesmith.workflows.resuming import check_resume, checkpoint_to_resume
 from tunesmith.workflows.row_watch import judge_rows, write_ledger
 from tunesmith.workflows.samples import Samples, check_samples
 from tunesmith.workflows.setup import (
@@ -29,7 +29,8 @@ from tunesmith.workflows.setup import (
     plan_steps,
     run_name,
 )
-from tunesmith.workflows.signals import stop_on_signals
+from tunesmith.workflows.several import Team, together
+from tunesmith.workflows.signals import StopFlag, stop_on_signals
 from tunesmith.workflows.trackers import chosen_trackers
 from tunesmith.workflows.trunk import kept_trunk
 
@@ -68,32 +69,39 @@ def train(config: FineTuningConfig | None = None, **settings: Any) -> TrainResul
 def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     """Carry out a run whose settings are resolved, each with its source."""
     chosen_trackers(resolved.options.report_to)
-    opened = open_training(resolved)
-    check_samples(opened.config, resolved.sources, opened.held)
-    config = opened.config
-    with RunDir.create(
-        config.output_dir,
-        config.run_name or run_name(config),
-        resume=config.resume is not None,
-        overwrite=config.overwrite,
-    ) as run:
-        console.say(f"Run: {run.path}")
-        run.write_config(config.model_dump(mode="json"))
-        store(run, opened.loaded.new_tokens)
-        training = _Run(opened, run)
-        with training.metrics, training.live:
-            return training.go()
+    with together(resolved) as team:
+        with team.first():
+            opened = open_training(resolved)
+        check_samples(opened.config, resolved.sources, opened.held)
+        config = opened.config
+
+        def create() -> RunDir:
+            return RunDir.create(
+                config.output_dir,
+                config.run_name or run_name(config),
+                resume=config.resume is not None,
+                overwrite=config.overwrite,
+            )
+
+        with team.run_folder(create) as run:
+            console.say(f"Run: {run.path}")
+            if team.main:
+                run.write_config(config.model_dump(mode="json"))
+                store(run, opened.loaded.new_tokens)
+            training = _Run(opened, run, team)
+            with training.metrics, training.live:
+                return training.go()
 
 
 class _Run:
     """One training run: holds the parts together and owns the rhythm."""
 
-    def __init__(self, opened: Opened, run: RunDir) -> None:
+    def __init__(self, opened: Opened, run: RunDir, team: Team) -> None:
         from tunesmith.train.machine import fingerprint
 
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
-        self.vocabulary, self.run = opened.vocabulary, run
+        self.vocabulary, self.run, self.team = opened.vocabulary, run, team
         self.accelerator = make_accelerator(self.config, self.loaded)
         self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
@@ -111,15 +119,18 @@ class _Run:
 
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
         parts = (self.loaded, self.renderer, self.data, self.held, self.run, self.config)
-        before = baseline(*parts, self.vocabulary)
+        before = self.team.only_main(
+            lambda: baseline(*parts, self.vocabulary), "measuring the base model"
+        )
         state = self._state(settings)
         first, began = state.step, time.monotonic()
-        try:
-            self._train(state, settings)
-        except Interrupted:
-            self._checkpoint(state)
-            console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
-            raise
+        with stop_on_signals(launched=self.team.several) as stop:
+            try:
+                self._train(state, settings, stop)
+            except Interrupted:
+                self._checkpoint(state)
+                console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
+                raise
         held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
         seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
@@ -128,32 +139,34 @@ class _Run:
             notes.append(self.vocabulary.sentence)
         unit = "tokens" if settings.packing else "rows"
         notes += safety.closing_notes(self.metrics.records, state.decisions, unit)
-        if self.accelerator.is_main_process:
+        if state.step != self.progress.best_step and self._take_best():
+            held_loss = self.progress.best
+            notes.append(f"final_model is the best one, of step {self.progress.best_step}.")
+        self.team.whole(self.model, self.loaded)
+        done = Finished(
+            self.config,
+            self.data,
+            self.loaded,
+            self.renderer,
+            self.rows,
+            self.held,
+            self.run,
+            state.step,
+            held_loss,
+            self.progress.best,
+            seconds,
+            self.plan.total_steps,
+            notes,
+            peak,
+            state.step - first,
+            self.vocabulary,
+        )
+
+        def end() -> None:
             judge_rows(self.run, self.metrics.ledger, self.rows.rows)
-            if state.step != self.progress.best_step and self._take_best():
-                held_loss = self.progress.best
-                notes.append(f"final_model is the best one, of step {self.progress.best_step}.")
-            finish(
-                Finished(
-                    self.config,
-                    self.data,
-                    self.loaded,
-                    self.renderer,
-                    self.rows,
-                    self.held,
-                    self.run,
-                    state.step,
-                    held_loss,
-                    self.progress.best,
-                    seconds,
-                    self.plan.total_steps,
-                    notes,
-                    peak,
-                    state.step - first,
-                    self.vocabulary,
-                ),
-                before,
-            )
+            finish(done, before or [])
+
+        self.team.only_main(end, "measuring the tuned model")
         return TrainResult(
             self.run.path,
             self.run.final_model,
@@ -170,7 +183,7 @@ class _Run:
             return False
         path = self.run.checkpoints / checkpoint.name(self.progress.best_step)
         try:
-            checkpoint.restore_weights(path, self.loaded.model)
+            checkpoint.restore_weights(path, self.model, self.team.wire)
         except CheckpointError as failure:
             console.warn(f"{failure} final_model is the last one; best_model holds the best.")
             return False
@@ -191,12 +204,15 @@ class _Run:
         from tunesmith.train.loop import State, make_optimizer
 
         config = self.config
-        model = make_trainable(config, self.loaded, self.accelerator)
+        model = make_trainable(config, self.loaded, self.accelerator, self.team.way)
         state = State(model, make_optimizer(model, settings))
         state.scaler = getattr(self.accelerator, "scaler", None)
+        self.model = model
         decided = None
         if config.resume is not None:
-            path = checkpoint_to_resume(self.run, config.resume)
+            wanted, folder = config.resume, self.run.checkpoints
+            path = folder / self.team.told(lambda: checkpoint_to_resume(self.run, wanted).name)
+            check_resume(path, self.plan, self.team)
             extra = self._restore(path, state)
             decided = extra.get("decisions")
             console.say(f"Resumed from {path.name}.")
@@ -210,7 +226,7 @@ class _Run:
     def _restore(self, path: Path, state: State) -> dict[str, Any]:
         from tunesmith.train import checkpoint
 
-        extra = checkpoint.restore(path, state)
+        extra = checkpoint.restore(path, state, self.team.wire)
         check_resumed(extra.get("new_tokens"), self.loaded.new_tokens)
         self.metrics.restore(extra, checkpoint.row_ledger(path))
         self.samples.restore(extra)
@@ -218,16 +234,16 @@ class _Run:
         self.trunk_kept = extra.get("trunk_kept", False)
         return extra
 
-    def _train(self, state: State, settings: Settings) -> None:
+    def _train(self, state: State, settings: Settings, stop: StopFlag) -> None:
         """Train to the end, going back to a checkpoint where that is the policy."""
         while True:
             try:
-                return self._loop(state, settings)
+                return self._loop(state, settings, stop)
             except DivergedError as failure:
                 path = safety.go_back(failure, self.config, state.decisions, self.run)
             self._restore(path, state)
 
-    def _loop(self, state: State, settings: Settings) -> None:
+    def _loop(self, state: State, settings: Settings, stop: StopFlag) -> None:
         from tunesmith.train.loop import fit
         from tunesmith.train.policy import check_finite
 
@@ -237,13 +253,12 @@ class _Run:
         if self.progress.is_over(patience) or state.step == total:
             return  # a run that is resumed after its last step, or after it has stopped early
         self.metrics.begin(state.step)
-        if not state.step and self.accelerator.is_main_process:
-            self.samples.take(0)
+        if not state.step:
+            self.team.only_main(lambda: self.samples.take(0), "sampling")
         # The store holds whole rows, so none of them is computed together with another.
         by_row = replace(settings, shared_prefix="off")
         with (
             self._trunk(state, by_row) as trunk,
-            stop_on_signals() as stop,
             console.bar("training", total, state.step) as bar,
         ):
             self.trunk_kept = trunk is not None
@@ -293,25 +308,22 @@ class _Run:
 
     def _held_out_loss(self, step: int) -> float:
         """Take the held-out loss; keep the model if it is the best so far."""
-        from tunesmith.train.losses import row_scores
+        from tunesmith.train.processes import row_scores
 
-        found = row_scores(
-            self.loaded.model,
-            self.held.rows,
-            self.accelerator.device,
-            2048,
-            self.loaded.attention,
-        )
+        attention = self.loaded.attention
+        found = row_scores(self.model, self.held.rows, self.accelerator, 2048, attention, step)
         loss: float = sum(one.loss for one in found) / sum(one.weight for one in found)
         right = sum(one.right for one in found) / sum(one.tokens for one in found)
         self.metrics.held_out(step, loss, right)
-        if self.accelerator.is_main_process:
-            self.samples.take(step)
-            self.live.begin()
-        if self.progress.note(step, loss) and self.accelerator.is_main_process:
+        self.team.whole(self.model, self.loaded)
+        self.team.only_main(lambda: self._show(step), "sampling")
+        if self.progress.note(step, loss):
             from tunesmith.workflows.finish import save_model
 
-            save_model(self.loaded, self.renderer, self.run.best_model)
+            self.team.whole(self.model, self.loaded)
+            self.team.only_main(
+                lambda: save_model(self.loaded, self.renderer, self.run.best_model), "saving"
+            )
         return loss
 
     def _last_held_out_loss(self, step: int) -> float:
@@ -324,11 +336,7 @@ class _Run:
     def _checkpoint(self, state: State) -> None:
         from tunesmith.train import checkpoint
 
-        if not self.accelerator.is_main_process:
-            return
-        model = state.model
-        state.model = self.loaded.model
-        new = self.loaded.new_tokens
+        team, folder, new = self.team, self.run.checkpoints, self.loaded.new_tokens
         extra = {
             **self.metrics.to_json(),
             **self.samples.to_json(),
@@ -337,13 +345,24 @@ class _Run:
             "machine": self.machine,
             "trunk_kept": self.trunk_kept,
             "new_tokens": None if new is None else new.to_json(),
+            "processes": team.count,
         }
-        checkpoint.save(self.run.checkpoints, state, extra, self.metrics.ledger.tensors())
-        best = self.progress.best_step if wants_best(self.config) else None
-        besides = best_steps(self.metrics.records, self.config.keep_best)
-        checkpoint.prune(self.run.checkpoints, self.config.save_total_limit, best, besides)
-        state.model = model
-        write_ledger(self.run, self.metrics.ledger)
-        self.metrics.write()
-        self.samples.write()
+        rows = self.metrics.ledger.tensors()
+        if team.way == "shards":
+            checkpoint.save(folder, state, extra, rows, team.wire)
+        else:
+            team.check_copies(state.model)
+            team.only_main(lambda: checkpoint.save(folder, state, extra, rows), "saving")
+        if team.main:
+            best = self.progress.best_step if wants_best(self.config) else None
+            besides = best_steps(self.metrics.records, self.config.keep_best)
+            checkpoint.prune(folder, self.config.save_total_limit, best, besides)
+            write_ledger(self.run, self.metrics.ledger)
+            self.metrics.write()
+            self.samples.write()
+            self.live.begin()
+
+    def _show(self, step: int) -> None:
+        """Let the model answer, and bring the page up to date; for the main process."""
+        self.samples.take(step)
         self.live.begin()
