@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,9 +17,9 @@ from tunesmith.config.schema import FineTuningConfig
 from tunesmith.models.adapters import recompute_activations
 from tunesmith.models.attention import packed, positions
 from tunesmith.models.packs import Group
-from tunesmith.train import processes
+from tunesmith.train import checkpoint, processes
 from tunesmith.train.batches import Plan, epoch_order_by_prompt, make_plan, own_rows
-from tunesmith.train.estimate import kept_bytes, largest, on_meta
+from tunesmith.train.estimate import kept_bytes, largest, on_meta, probe
 from tunesmith.train.loop import (
     Settings,
     State,
@@ -305,6 +306,24 @@ def test_an_epoch_by_prompt_holds_each_row_once_and_cuts_little(
     assert taken == order
 
 
+def test_small_prompts_fill_what_large_ones_leave() -> None:
+    counts = [7] * 10 + [1] * 10
+    begun = [at for at, count in enumerate(counts) for _ in range(count)]
+    rows = [row([number + 10] * SHORTEST + [5], SHORTEST) for number in begun]
+    order = epoch_order_by_prompt(prompts_of(rows), 8, 0, 0)
+    steps = [order[at : at + 8] for at in range(0, 80, 8)]
+    cut = sum(len({begun[at] for at in step}) for step in steps) - len(counts)
+    assert cut <= 2
+
+
+def test_a_prompt_that_is_cut_cuts_no_other() -> None:
+    begun = [0] + [1 + at // 8 for at in range(160)]
+    rows = [row([number + 10] * SHORTEST + [5], SHORTEST) for number in begun]
+    order = epoch_order_by_prompt(prompts_of(rows), 8, 0, 0)
+    steps = [order[at : at + 8] for at in range(0, 161, 8)]
+    assert sum(len({begun[at] for at in step}) for step in steps) <= 21 + 1
+
+
 def test_prompts_of_equal_size_are_never_cut_and_the_order_changes() -> None:
     rows = [row([n + 10] * SHORTEST + [5], SHORTEST) for n in range(20) for _ in range(4)]
     plan = make_plan(len(rows), 8, 2, None, 0, prompts_of(rows))
@@ -324,25 +343,37 @@ def test_processes_take_neighbours_and_all_of_them() -> None:
     assert parts == [[0, 1], [2, 3], [4, 5, 6]]
 
 
-def test_training_by_prompt_goes_on_to_the_same_weights() -> None:
+def test_a_resumed_run_by_prompt_ends_with_the_same_weights(tmp_path: Path) -> None:
     rows, given_ = prompt_rows(), Settings(1e-2, shared_prefix="grouped", rows_a_micro_batch=8)
-    plan = make_plan(len(rows), 8, 2, None, 0, prompts_of(rows))
 
-    def train(state: State, steps: int) -> None:
-        running = fit(state, rows, plan, given_, Accelerator(cpu=True))
-        for _ in range(steps):
-            next(running)
+    def begin(seed: int) -> State:
+        model = tiny_model("llama", seed)
+        return State(model, make_optimizer(model, given_))
 
-    model = tiny_model("llama")
-    straight = State(model, make_optimizer(model, given_))
-    assert len(list(fit(straight, rows, plan, given_, Accelerator(cpu=True)))) == 6
-    model = tiny_model("llama")
-    broken = State(model, make_optimizer(model, given_))
-    train(broken, 2)
-    train(broken, 3)
-    assert list(fit(broken, rows, plan, given_, Accelerator(cpu=True)))
+    def steps(state: State):
+        # A plan of its own, as a new process makes it.
+        plan = make_plan(len(rows), 8, 2, None, 0, prompts_of(rows))
+        return fit(state, rows, plan, given_, Accelerator(cpu=True))
+
+    straight, killed, resumed = begin(0), begin(0), begin(1)
+    assert len(list(steps(straight))) == 6
+    running = steps(killed)
+    for _ in range(4):
+        next(running)
+    path = checkpoint.save(tmp_path, killed, {})
+    checkpoint.restore(path, resumed)
+    assert len(list(steps(resumed))) == 2
     for name, value in straight.model.state_dict().items():
-        assert torch.equal(value, broken.model.state_dict()[name]), name
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_probe_takes_the_rows_of_its_step() -> None:
+    rows, given_ = prompt_rows(), Settings(1e-2, shared_prefix="grouped")
+    plan = make_plan(len(rows), 8, 1, None, 0, prompts_of(rows))
+    model = tiny_model("llama")
+    state = State(model, make_optimizer(model, given_))
+    [found] = probe(state, rows, plan, given_, Accelerator(cpu=True), [2])
+    assert found.tokens == sum(len(rows[at].ids) for at in plan.step_rows(2)) == 2 * 42
 
 
 def test_the_estimate_counts_shared_rows_once() -> None:

@@ -34,7 +34,8 @@ def epoch_order_by_prompt(prompts: Prompts, rows_a_step: int, seed: int, epoch: 
     """Return the order of rows in one epoch in which rows of one prompt meet in a step.
 
     Prompts are shuffled, and the rows of each. Each step takes the next prompt that fits into what
-    is left of it; where none does, a prompt is cut. Nothing but the arguments decides it.
+    is left of it; where none does, the next one is cut, and its rest comes last: it would cut its
+    neighbour in turn. Nothing but the arguments decides it.
     """
     rng = random.Random(f"{seed}/{epoch}")
     shuffled = [list(members) for members in prompts.members]
@@ -46,17 +47,18 @@ def epoch_order_by_prompt(prompts: Prompts, rows_a_step: int, seed: int, epoch: 
             piece = members[at : at + rows_a_step]
             waiting.setdefault(len(piece), deque()).append((number, piece))
     order: list[int] = []
-    room = rows_a_step
+    room, last = rows_a_step, len(shuffled)
     while waiting:
         fitting = [size for size in waiting if size <= room] or list(waiting)
         size = min(fitting, key=lambda one: waiting[one][0][0])
-        number, piece = waiting[size].popleft()
+        _, piece = waiting[size].popleft()
         if not waiting[size]:
             del waiting[size]
         order += piece[:room]
         rest = piece[room:]
         if rest:
-            waiting.setdefault(len(rest), deque()).appendleft((number, rest))
+            last += 1
+            waiting.setdefault(len(rest), deque()).append((last, rest))
         room = room - len(piece[:room]) or rows_a_step
     return order
 
