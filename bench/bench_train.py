@@ -1,20 +1,20 @@
-"""Training tokens per second against TRL's SFTTrainer, on the same rows in the same order.
+"""Training tokens per second against TRL's SFTTrainer and LitGPT, on the same rows in order.
 
-Workload: the shape of SmolLM2-135M with random weights, full fine-tuning in float32 without
-gradient checkpointing; rows of mixed length (prompt and completion log-normal with medians 90 and
-80, at most 1,024 tokens), loss on completions only, 8 rows a step. Every arm runs in a process of
-its own, whose peak memory is taken. TRL gets a sweep of batch shapes at 8 rows a step, grouping by
-length and packing; then ours, the best of the sweep and the padded batch of 8 run again in turn,
-and medians are compared. Ratios carry, absolute numbers do not.
+Workload: the shape of SmolLM2-135M (or GPT-2's) with random weights in float32 without gradient
+checkpointing; rows of mixed length (prompt and completion log-normal with medians 90 and 80, at
+most 1,024 tokens), loss on completions only, 8 rows a step; full fine-tuning, LoRA (rank 16, every
+linear layer) or the bottom 0.75 of the blocks frozen. Every arm runs in a process of its own, whose
+peak memory is taken. TRL gets a sweep of batch shapes at 8 rows a step, grouping by length and
+packing; LitGPT, in an environment of its own (``--litgpt PYTHON``), batches of 1 and 8. Then ours,
+the best of each peer and TRL's padded batch of 8 run again in turn, and medians are compared.
+Ratios carry, absolute numbers do not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import random
 import resource
 import statistics
 import subprocess
@@ -24,7 +24,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROWS_A_STEP, LONGEST, VOCABULARY = 8, 1024, 49_152
+from training_workload import (
+    ALPHA,
+    FROZEN,
+    LONGEST,
+    METHODS,
+    RANK,
+    ROWS_A_STEP,
+    SHAPES,
+    make_model,
+    make_rows,
+)
+
 OURS = "tunesmith"
 PEERS: dict[str, dict[str, Any]] = {
     "TRL, batch 1 x 8": {"batch": 1},
@@ -35,46 +46,34 @@ PEERS: dict[str, dict[str, Any]] = {
     "TRL, packed": {"batch": 1, "packing": True},
 }
 PADDED = "TRL, batch 8 x 1"
+LITGPT = {"LitGPT, batch 1 x 8": 1, "LitGPT, batch 8 x 1": 8}
 
 
-def make_rows(number: int) -> list[dict[str, list[int]]]:
-    """Return rows of token ids with a mask of what is trained."""
-    rng = random.Random(7)
-    rows = []
-    for _ in range(number):
-        prompt = max(4, round(rng.lognormvariate(math.log(90), 0.7)))
-        answer = max(4, round(rng.lognormvariate(math.log(80), 0.7)))
-        prompt = min(prompt, LONGEST // 2)
-        answer = min(answer, LONGEST - prompt)
-        ids = [rng.randrange(VOCABULARY) for _ in range(prompt + answer)]
-        rows.append({"input_ids": ids, "completion_mask": [0] * prompt + [1] * answer})
-    return rows
+def trainable(job: argparse.Namespace) -> Any:
+    """Return the model with what the method trains, the same for ours and TRL."""
+    from tunesmith.models.adapters import add_lora, freeze_bottom
+
+    model = make_model(job.shape)
+    if job.method == "lora":
+        return add_lora(model, rank=RANK, alpha=ALPHA, seed=1)
+    if job.method == "freeze":
+        freeze_bottom(model, FROZEN)
+    return model
 
 
-def make_model() -> Any:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def planned(job: argparse.Namespace, rows: list[Any]) -> Any:
+    from tunesmith.train.batches import make_plan
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config)
+    return make_plan(len(rows), ROWS_A_STEP, job.epochs, None, seed=1)
 
 
-def run_ours(rows: list[dict[str, list[int]]], steps: int) -> dict[str, Any]:
+def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[str, Any]:
     from accelerate import Accelerator
 
     from tunesmith.models.memory import use_huge_pages
-    from tunesmith.train.batches import make_plan, packed_capacity
+    from tunesmith.train.batches import packed_capacity
     from tunesmith.train.loop import Settings, State, fit, make_optimizer
+    from tunesmith.train.trunk_cache import TrunkCache, look
     from tunesmith.types import Encoded, Origin
 
     use_huge_pages()  # as loading a model does
@@ -82,12 +81,18 @@ def run_ours(rows: list[dict[str, list[int]]], steps: int) -> dict[str, Any]:
         Encoded(tuple(r["input_ids"]), tuple(map(float, r["completion_mask"])), Origin("bench", at))
         for at, r in enumerate(rows)
     ]
-    plan = make_plan(len(rows), ROWS_A_STEP, 1, steps, seed=1)
-    model = make_model()
-    capacity = packed_capacity(max(len(row.ids) for row in encoded), 576, "cpu")
+    plan, model = planned(job, rows), trainable(job)
+    hidden = model.get_input_embeddings().weight.shape[1]
+    capacity = packed_capacity(max(len(row.ids) for row in encoded), hidden, "cpu")
     settings = Settings(1e-4, "constant", capacity=capacity, weight_decay=0.0)
     state = State(model, make_optimizer(model, settings))
-    done = list(fit(state, encoded, plan, settings, Accelerator(cpu=True)))
+    accelerator, trunk = Accelerator(cpu=True), None
+    with tempfile.TemporaryDirectory() as folder:
+        if job.method == "freeze" and job.epochs > 1:  # as a run decides by itself
+            found = look(model, encoded, plan, settings, accelerator)
+            path = Path(folder) / "trunk.cache"
+            trunk = TrunkCache(path, model, encoded, plan, settings, accelerator, found)
+        done = list(fit(state, encoded, plan, settings, accelerator, trunk=trunk))
     return {
         "losses": [one.loss for one in done],
         "tokens": sum(one.tokens for one in done[1:]),
@@ -95,18 +100,20 @@ def run_ours(rows: list[dict[str, list[int]]], steps: int) -> dict[str, Any]:
     }
 
 
-def run_trl(rows: list[dict[str, list[int]]], steps: int, arm: dict[str, Any]) -> dict[str, Any]:
+def run_trl(
+    rows: list[dict[str, list[int]]], job: argparse.Namespace, arm: dict[str, Any]
+) -> dict[str, Any]:
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     import tunesmith
-    from tunesmith.train.batches import make_plan
 
     batch, packing, grouped = arm["batch"], arm.get("packing", False), arm.get("grouped", False)
     # The order of the plan, so that each step sees the same rows as ours.
-    plan = make_plan(len(rows), ROWS_A_STEP, 1, steps, seed=1)
+    plan = planned(job, rows)
+    steps = plan.total_steps
     order = [at for step in range(steps) for at in plan.step_rows(step)]
     data = Dataset.from_list([rows[at] for at in order])
     tokens, times = [0], [time.perf_counter()]
@@ -151,7 +158,7 @@ def run_trl(rows: list[dict[str, list[int]]], steps: int, arm: dict[str, Any]) -
             **({"train_sampling_strategy": "group_by_length"} if grouped else {}),
         )
         trainer = Trainer(
-            model=make_model(),
+            model=trainable(job),
             args=config,
             train_dataset=data,
             processing_class=AutoTokenizer.from_pretrained(tiny),
@@ -167,35 +174,70 @@ def run_trl(rows: list[dict[str, list[int]]], steps: int, arm: dict[str, Any]) -
     }
 
 
-def run_arm(name: str, steps: int) -> dict[str, Any]:
+def run_litgpt(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[str, Any]:
+    """Hand LitGPT's Python the weights and the rows of every step; return what it measured."""
+    plan = planned(job, rows)
+    steps = [[rows[at] for at in plan.step_rows(step)] for step in range(plan.total_steps)]
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(job.shape).save_pretrained(folder)
+        # Its Python may know nothing of torch's default; ours takes the machine's cores.
+        told = {"method": job.method, "batch": LITGPT[job.arm], "steps": steps}
+        told["threads"] = len(os.sched_getaffinity(0))
+        (Path(folder) / "job.json").write_text(json.dumps(told))
+        command = [job.litgpt, str(Path(__file__).parent / "litgpt_arm.py"), folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_arm(name: str, job: argparse.Namespace) -> dict[str, Any]:
     """Run one arm in a process of its own and return what it measured."""
-    command = [sys.executable, __file__, "--arm", name, "--steps", str(steps)]
+    settings = ("method", "shape", "steps", "epochs", "litgpt")
+    given = [f"--{key}={getattr(job, key)}" for key in settings if getattr(job, key)]
+    command = [sys.executable, __file__, "--arm", name, *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
+def measure_one(job: argparse.Namespace) -> dict[str, Any]:
+    """Carry out the arm that this process was started for."""
+    rows = make_rows(ROWS_A_STEP * job.steps)
+    if job.arm in LITGPT:
+        return run_litgpt(rows, job)
+    ours = job.arm == OURS
+    result = run_ours(rows, job) if ours else run_trl(rows, job, PEERS[job.arm])
+    result["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return result
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4, help="the first one is not timed")
+    parser.add_argument("--method", choices=METHODS, default="full")
+    parser.add_argument("--shape", choices=SHAPES, default="smollm2")
+    parser.add_argument("--steps", type=int, default=4, help="of an epoch; the first is not timed")
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--arm")
+    parser.add_argument("--sweep", nargs="*", default=list(PEERS), help="TRL's arms")
+    parser.add_argument("--litgpt", help="Python of an environment that has LitGPT")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    steps = arguments.steps
-    if arguments.arm:
-        rows = make_rows(ROWS_A_STEP * steps)
-        ours = arguments.arm == OURS
-        result = run_ours(rows, steps) if ours else run_trl(rows, steps, PEERS[arguments.arm])
-        result["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps(result))
+    return parser.parse_args()
+
+
+def main() -> None:
+    job = arguments()
+    if job.arm:
+        print(json.dumps(measure_one(job)))
         return
+    print(f"{job.method} on {job.shape}, {job.steps} steps x {job.epochs} epochs")
     print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores", flush=True)
     runs: dict[str, list[dict[str, Any]]] = {}
 
     def measure(name: str) -> None:
-        result = run_arm(name, steps)
+        result = run_arm(name, job)
         runs.setdefault(name, []).append(result)
         print(
             f"{name:38} {result['tokens'] / result['seconds']:7.1f} tokens/s "
@@ -209,25 +251,27 @@ def main() -> None:
     def memory(name: str) -> float:
         return statistics.median(r["gigabytes"] for r in runs[name])
 
-    for name in [OURS, *PEERS]:
+    # LitGPT has no learned positions, so it cannot train GPT-2's shape.
+    others = list(LITGPT) if job.litgpt and job.shape != "gpt2" else []
+    for name in [OURS, *job.sweep, *others]:
         measure(name)
-    best = max(PEERS, key=rate)
-    for _ in range(arguments.repeats - 1):
-        for name in dict.fromkeys([OURS, best, PADDED]):
+    peers = [max(group, key=rate) for group in (job.sweep, others) if group]
+    again = dict.fromkeys([*peers, *([PADDED] if PADDED in job.sweep else [])])
+    for _ in range(job.repeats - 1):
+        for name in [OURS, *again]:
             measure(name)
-    apart = max(
-        abs(a - b) for a, b in zip(runs[OURS][0]["losses"], runs[best][0]["losses"], strict=False)
-    )
-    print(f"\nbest of the sweep: {best}; medians of {arguments.repeats} runs in turn")
-    for name in dict.fromkeys([best, PADDED]):
+    print(f"\nmedians of {job.repeats} runs in turn")
+    for name in again:
+        pairs = zip(runs[OURS][0]["losses"], runs[name][0]["losses"], strict=False)
+        apart = max(abs(a - b) for a, b in pairs)
         print(
             f"{rate(OURS):.1f} against {rate(name):.1f} tokens/s of {name}: "
-            f"{rate(OURS) / rate(name):.2f}x; {memory(OURS):.2f} against {memory(name):.2f} GiB"
+            f"{rate(OURS) / rate(name):.2f}x; {memory(OURS):.2f} against {memory(name):.2f} GiB; "
+            f"largest difference of a step's loss {apart:.1e}"
         )
-    print(f"largest difference of a step's loss from {best}: {apart:.1e}")
     print(f"load after: {os.getloadavg()[0]:.2f}")
-    if arguments.output:
-        arguments.output.write_text(json.dumps(runs, indent=2))
+    if job.output:
+        job.output.write_text(json.dumps(runs, indent=2))
 
 
 if __name__ == "__main__":

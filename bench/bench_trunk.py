@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import bench_train
+import training_workload
 
 ROWS_A_STEP, EPOCHS = 8, 3
 KINDS = ("plain", "cached")
@@ -37,7 +37,7 @@ def make_model(shape: str) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if shape == "smollm2":
-        return bench_train.make_model()
+        return training_workload.make_model("smollm2")
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=8192,  # a head of 49,152 words would outweigh these layers
@@ -66,7 +66,7 @@ def run_arm(arguments: argparse.Namespace) -> dict[str, Any]:
     model = make_model(arguments.shape)
     words, width = model.get_input_embeddings().weight.shape
     rows = []
-    for at, row in enumerate(bench_train.make_rows(arguments.rows)):
+    for at, row in enumerate(training_workload.make_rows(arguments.rows)):
         ids = tuple(token % words for token in row["input_ids"])
         rows.append(Encoded(ids, tuple(map(float, row["completion_mask"])), Origin("bench", at)))
     layers = len(blocks(model))
