@@ -185,16 +185,21 @@ def test_a_row_that_the_others_do_not_explain_is_suspect(seed: int) -> None:
         )
     assert ledger.judge(rows).suspects[:1] == (7,)
     few = RowLedger()
-    few.add(1, [seen(at, 1.0, rng.random() + 50.0 * (at == 3)) for at in range(FEWEST_ROWS - 1)])
+    for step in (1, 2):
+        odd = [seen(at, 1.0, rng.random() + 50.0 * (at == 3)) for at in range(FEWEST_ROWS - 1)]
+        few.add(step, odd)
     assert few.judge(FEWEST_ROWS - 1).suspects == ()
+    once = RowLedger()
+    once.add(1, [seen(at, 1.0, rng.random() + 50.0 * (at == 3)) for at in range(rows)])
+    assert once.judge(rows).suspects == ()
 
 
 def test_when_a_row_was_trained_makes_it_no_suspect() -> None:
     rng = random.Random(5)
     ledger = RowLedger()
-    for step in range(1, 41):  # each row once: the first ones come when nothing is known yet
+    for step in range(1, 81):  # each row twice: the first ones come when nothing is known yet
         level = max(1.0, 12.0 - 2.0 * step)
-        picked = [16 * (step - 1) + at for at in range(16)]
+        picked = [16 * ((step - 1) % 40) + at for at in range(16)]
         ledger.add(step, [seen(row, 1.0, level + rng.random()) for row in picked])
     assert ledger.judge(640).suspects == ()
 

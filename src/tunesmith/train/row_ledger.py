@@ -33,7 +33,7 @@ DEVIATIONS = 3.5
 """Scaled median deviations beyond which a row is suspect: the cut-off of Iglewicz and Hoaglin
 (1993, How to Detect and Handle Outliers) for the modified z-score, which this is."""
 FEWEST_ROWS = 30
-"""Under so many rows a median deviation says little, and none is called suspect."""
+"""Under so many rows trained twice a median deviation says little, and none is called suspect."""
 NEAR_ROWS = 16
 """So many rows, of the same step and where it is small of those beside it, say what loss is usual
 at that time: enough for a median, and near enough while the loss falls fast."""
@@ -138,11 +138,12 @@ def _deviations(step: Any, row: Any, worst: Any, rows: int) -> Any:
     """Return by how many scaled median deviations each row's costliest token surprises.
 
     Taken from it, in every pass, is the median of the rows trained at about the same time; then
-    the mean over the passes is compared with those of all rows. 0 for a row that was not trained.
+    the mean over the passes is compared with those of all rows. 0 for a row that was not trained
+    twice: of planted labels one pass named as few as one right among four.
     """
     found = np.zeros(rows)
     times = np.bincount(row, minlength=rows)
-    trained = times > 0
+    trained = times > 1
     if trained.sum() < FEWEST_ROWS:
         return found
     beyond = np.empty(len(step))

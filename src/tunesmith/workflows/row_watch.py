@@ -69,13 +69,15 @@ def _entry(at: int, verdict: Verdict, rows: Sequence[Encoded]) -> dict[str, Any]
 
 def _say(run: RunDir, verdict: Verdict, rows: Sequence[Encoded]) -> None:
     parts = []
+    places = ", ".join(str(rows[at].origin) for at in verdict.suspects[:SHOWN])
+    more = ", …" if len(verdict.suspects) > SHOWN else ""
     if verdict.judged:
         parts.append(
             f"of {verdict.judged} rows trained more than once {len(verdict.never)} were never "
             f"learnt and {len(verdict.forgotten)} forgotten"
         )
-    places = ", ".join(str(rows[at].origin) for at in verdict.suspects[:SHOWN])
-    more = ", …" if len(verdict.suspects) > SHOWN else ""
-    suspect = f"{len(verdict.suspects)} of {verdict.rows} may have a wrong label"
-    parts.append(f"{suspect}: {places}{more}" if places else suspect)
+        suspect = f"{len(verdict.suspects)} may have a wrong label"
+        parts.append(f"{suspect}: {places}{more}" if places else suspect)
+    else:
+        parts.append("each was trained once, so there is no course of losses to judge them by")
     console.say(f"Rows: {'; '.join(parts)} (all in {run.rows.name}).")
