@@ -17,6 +17,7 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
     whole: dict[str, object] = {
         "resume": config.resume,
         "overwrite": config.overwrite,
+        "stall_seconds": config.stall_seconds,
         "logging_steps": config.logging_steps,
         "report_to": config.report_to,
         "eval_questions": config.eval_questions,
