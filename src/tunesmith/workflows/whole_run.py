@@ -19,6 +19,7 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
         "overwrite": config.overwrite,
         "nonfinite": config.nonfinite,
         "max_nonfinite_steps": config.max_nonfinite_steps,
+        "stall_seconds": config.stall_seconds,
         "logging_steps": config.logging_steps,
         "report_to": config.report_to,
         "eval_samples": config.eval_samples,
