@@ -56,7 +56,7 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("eval_steps", 2, {}, "held out"),
     ("save_steps", 2, {}, "files"),
     ("save_total_limit", 2, {"save_steps": 1}, "files"),
-    ("keep_best", 1, {"save_steps": 1, "eval_steps": 1, "save_total_limit": 2}, "files"),
+    ("keep_best", 1, OFTEN, "files"),
     ("load_best_model_at_end", True, OFTEN, "files"),
     ("early_stopping_patience", 1, OFTEN, "files"),
     ("nonfinite", "rewind", {}, "files"),
