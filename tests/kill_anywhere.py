@@ -131,6 +131,8 @@ def run(name: str, settings: dict[str, Any]) -> int:
     except TunesmithError as failure:
         print(failure, file=sys.stderr)
         return failure.exit_code
+    except KeyboardInterrupt:  # outside the loop; the command line makes the same of it
+        return 130
     return 0
 
 
