@@ -142,7 +142,7 @@ ALIASED = (FineTuningConfig, SampleOptions, ValidateOptions)
 def test_every_alias_sets_its_setting(alias: str, name: str) -> None:
     value = {"lora": True, "dataset": ["a.jsonl"], "save_steps": "epoch", "output": "o.jsonl"}
     value |= {"load_best_model_at_end": True, "report_to": ["wandb"]}
-    value |= {"optim": "adafactor", "layer_lr_decay": "0.5"}
+    value |= {"optim": "adafactor", "layer_lr_decay": "0.5", "attention": "eager"}
     value |= {"use_rslora": True, "use_dora": True, "lora_init": "pissa"}
     chosen = value.get(name, "12")
     kind = next(k for k in ALIASED if name in k.model_fields)
