@@ -14,7 +14,7 @@ import tunesmith
 from test_workflows import write_rows
 from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.config.schema import LoraOptions, OptimOptions, RunOptions
-from tunesmith.train import loop
+from tunesmith.train import loop, rehearsal
 from tunesmith.workflows import train as workflow
 
 LORA = {"lora": True, "lora_rank": 4}
@@ -60,6 +60,7 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("early_stopping_patience", 1, OFTEN, "files"),
     ("logging_steps", 1, {}, "lines"),
     ("report_to", "tensorboard", {}, "files"),
+    ("rehearsal", True, {}, "rehearsed"),
     ("eval_questions", 2, UNITS, "answers"),
     ("packing", False, {}, "batches"),
     ("assistant_only_loss", False, {}, "trained tokens"),
@@ -107,6 +108,7 @@ def run_and_look(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"batches": [], "rows": [], "rates": [], "losses": []}
     found["trained tokens"] = []
+    found["rehearsed"] = []
     make, fit, losses, finish = (
         loop.make_optimizer,
         loop.fit,
@@ -140,6 +142,12 @@ def run_and_look(
         found["recomputes"] = done.loaded.model.is_gradient_checkpointing
         finish(done, before)
 
+    def rehearse(part: Any, *given: Any) -> Any:
+        found["rehearsed"].append(part.name)
+        return rehearse_part(part, *given)
+
+    rehearse_part = rehearsal.rehearse
+    patch.setattr(rehearsal, "rehearse", rehearse)
     patch.setattr(loop, "make_optimizer", make_optimizer)
     patch.setattr(loop, "fit", all_steps)
     patch.setattr(loop, "token_losses", token_losses)
@@ -167,7 +175,9 @@ def test_a_setting_changes_what_it_says(
     name: str, value: Any, among: dict[str, Any], changes: str, observe: Observe
 ) -> None:
     before, after = observe(among), observe({**among, name: value})
-    assert before[changes] or changes == "recomputes", f"nothing of {changes} was seen"
+    assert before[changes] or changes in ("recomputes", "rehearsed"), (
+        f"nothing of {changes} was seen"
+    )
     assert before[changes] != after[changes], f"{name} changes no {changes}"
 
 

@@ -177,6 +177,9 @@ class RunOptions(OutputOptions):
     """Steps between lines of metrics."""
     report_to: Literal["tensorboard", "none"] = "tensorboard"
     """Where metrics go besides metrics.jsonl."""
+    rehearsal: bool | None = None
+    """Compute the largest batches and longest answers once before step 1, to see that all fits;
+    unset does so unless the run is resumed or so short that it would be over 3% of it."""
     eval_questions: int = Field(default=200, ge=0)
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 

@@ -24,7 +24,7 @@ from tunesmith.models.attention import packed
 from tunesmith.models.memory import resident_bytes
 from tunesmith.train.batches import Plan, pack
 from tunesmith.train.loop import Settings, State, fit
-from tunesmith.train.losses import lengths, row_losses
+from tunesmith.train.losses import HELD_OUT_CAPACITY, lengths, row_losses
 from tunesmith.train.snapshot import untouched
 from tunesmith.types import Encoded
 
@@ -126,7 +126,7 @@ def held_out_seconds(model: Any, rows: Sequence[Encoded], accelerator: Any) -> f
         return 0.0
     some = [rows[at] for at in range(min(len(rows), HELD_OUT_ROWS))]
     began = time.perf_counter()
-    row_losses(model, some, accelerator.device, 2048)
+    row_losses(model, some, accelerator.device, HELD_OUT_CAPACITY)
     share = sum(lengths(some)) / sum(lengths(rows))
     return (time.perf_counter() - began) / share
 

@@ -12,6 +12,9 @@ from tunesmith.data.blocks import TokenRows
 from tunesmith.models.attention import packed, positions
 from tunesmith.types import Encoded
 
+HELD_OUT_CAPACITY = 2048
+"""Tokens of a sequence when held-out losses are taken."""
+
 
 def token_losses(
     model: Any, rows: Sequence[Encoded], device: torch.device, *, packing: bool = True

@@ -15,6 +15,7 @@ from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.progress import Progress, wants_best
+from tunesmith.workflows.rehearsal import rehearse_run
 from tunesmith.workflows.resuming import checkpoint_to_resume
 from tunesmith.workflows.setup import (
     Opened,
@@ -75,6 +76,7 @@ class _Run:
     """One training run: holds the parts together and owns the rhythm."""
 
     def __init__(self, opened: Opened, run: RunDir) -> None:
+        self.opened = opened
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
         self.run = run
@@ -89,6 +91,7 @@ class _Run:
         from tunesmith.models.memory import peak_bytes
 
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
+        rehearse_run(self.opened, self.plan, settings, self.accelerator)
         before = baseline(self.loaded, self.renderer, self.data, self.held, self.run, self.config)
         state = self._state(settings)
         first, began = state.step, time.monotonic()
@@ -236,9 +239,10 @@ class _Run:
 
     def _held_out_loss(self, step: int, writer: Any = None) -> float:
         """Take the held-out loss; keep the model if it is the best so far."""
-        from tunesmith.train.losses import row_losses
+        from tunesmith.train.losses import HELD_OUT_CAPACITY, row_losses
 
-        sums = row_losses(self.loaded.model, self.held.rows, self.accelerator.device, 2048)
+        device = self.accelerator.device
+        sums = row_losses(self.loaded.model, self.held.rows, device, HELD_OUT_CAPACITY)
         loss: float = sum(s for s, _ in sums) / sum(w for _, w in sums)
         self._record({"kind": "eval", "step": step, "loss": loss}, writer)
         console.say(f"  step {step}: held-out loss {loss:.4f}")

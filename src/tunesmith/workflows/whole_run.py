@@ -19,6 +19,7 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
         "overwrite": config.overwrite,
         "logging_steps": config.logging_steps,
         "report_to": config.report_to,
+        "rehearsal": config.rehearsal,
         "eval_questions": config.eval_questions,
     }
     if not timed:
