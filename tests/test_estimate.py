@@ -29,6 +29,7 @@ from tunesmith.train.estimate import (
     on_meta,
     probe,
     static_memory,
+    step_tokens,
     watched,
 )
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
@@ -161,13 +162,14 @@ def test_the_largest_micro_batch_is_found() -> None:
     rows = make_rows()
     sizes = [len(row.ids) for row in rows]
     plan = Plan(24, 8, 6, 0)
-    shape, several, tokens = largest(rows, sizes, plan, Settings(1e-3, capacity=4096), 1)
+    shape, several = largest(rows, sizes, plan, Settings(1e-3, capacity=4096), 1)
+    tokens = step_tokens(sizes, plan)
     assert not several
     assert sum(tokens) == sum(sizes)
     assert shape.tokens == max(tokens)
     assert shape.trained == shape.tokens - 2 * len(shape.lengths)
     unpacked = Settings(1e-3, packing=False, rows_a_micro_batch=4)
-    shape, several, _ = largest(rows, sizes, plan, unpacked, 1)
+    shape, several = largest(rows, sizes, plan, unpacked, 1)
     assert several
     assert len(set(shape.lengths)) == 1
     assert len(shape.lengths) == 4

@@ -45,6 +45,7 @@ __all__ = [
 CONFIG_HEADER = "# tunesmith: the resolved settings of this run\n"
 CONTENTS = (
     "config.yaml",
+    "decisions.json",
     "manifest.json",
     "metrics.jsonl",
     "checkpoints",
@@ -67,6 +68,7 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.decisions = self.path / "decisions.json"
         self.manifest = self.path / "manifest.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 TASKS = ("chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic")
 TaskName = Literal["chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic"]
+
+
+def _as_word(value: object) -> object:
+    """Read the switch that gradient checkpointing was: true is full, false is no."""
+    text = str(value).lower()
+    return {"true": "full", "false": "no"}.get(text, value)
+
+
+Recomputed = Annotated[
+    Literal["no", "full", "auto"] | Annotated[int, Field(ge=1)], BeforeValidator(_as_word)
+]
 
 
 class Options(BaseModel):
@@ -146,8 +157,9 @@ class OptimOptions(Options):
     """Noise on the embeddings while training (NEFTune), such as 5; 0 is none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast of the forward pass."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, slower."""
+    gradient_checkpointing: Recomputed = "no"
+    """Layers computed again in the backward pass: no, full, their number, or auto for the fewest
+    that fit into free memory. Less memory, slower; without a value it is full."""
     seed: int = 42
     """Decides order, dropout, adapters and splits."""
 

@@ -104,8 +104,8 @@ def _factored(parameter: Any) -> int:
     return int(parameter.numel() // parameter.shape[-1] + parameter.numel() // parameter.shape[-2])
 
 
-def on_meta(model: Any, *, recompute: bool) -> Any:
-    """Return a copy of a model on the meta device, with or without gradient checkpointing."""
+def on_meta(model: Any, *, recompute: bool | None = None) -> Any:
+    """Return a copy of a model on the meta device; ``recompute`` turns checkpointing on or off."""
     known = {id(tensor): tensor.to("meta") for tensor in (*model.parameters(), *model.buffers())}
     # The copy takes these for the tensors, so no weight is ever copied.
     for tensor in model.parameters():
@@ -115,7 +115,7 @@ def on_meta(model: Any, *, recompute: bool) -> Any:
     # Autocast wraps the forward of the original; without it the numbers are an upper bound.
     shells.__dict__.pop("forward", None)
     for module in shells.modules():
-        if hasattr(module, "gradient_checkpointing"):
+        if recompute is not None and hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = recompute
     return shells
 
@@ -142,18 +142,20 @@ def micro_batches(
     return [mine[at : at + size] for at in range(0, len(mine), size)]
 
 
+def step_tokens(sizes: Sequence[int], plan: Plan) -> list[int]:
+    """Return the tokens of each step of the first epoch, which the later ones resemble."""
+    steps = range(min(plan.total_steps, plan.steps_an_epoch))
+    return [sum(sizes[at] for at in plan.step_rows(step)) for step in steps]
+
+
 def largest(
     rows: Sequence[Encoded], sizes: Sequence[int], plan: Plan, settings: Settings, processes: int
-) -> tuple[Shape, bool, list[int]]:
-    """Return the largest micro-batch of the plan, whether steps have several, and step sizes.
-
-    The sizes are tokens of each step of the first epoch, which the later ones resemble.
-    """
+) -> tuple[Shape, bool]:
+    """Return the largest micro-batch of the plan's first epoch, and whether steps have several."""
     best: tuple[int, list[int]] = (0, [])
-    several, tokens = False, []
+    several = False
     for step in range(min(plan.total_steps, plan.steps_an_epoch)):
         picked = plan.step_rows(step)
-        tokens.append(sum(sizes[at] for at in picked))
         batches = micro_batches(picked, sizes, settings, processes)
         several = several or len(batches) > 1
         for members in batches:
@@ -166,7 +168,7 @@ def largest(
     long = max(sizes[at] for at in members)
     lengths = tuple(sizes[at] if settings.packing else long for at in members)
     trained = sum(1 for at in members for weight in rows[at].weights[1:] if weight)
-    return Shape(lengths, trained, settings.packing), several, tokens
+    return Shape(lengths, trained, settings.packing), several
 
 
 def memory(
@@ -174,7 +176,7 @@ def memory(
 ) -> Memory:
     """Add up the memory of training a model; both it and ``recomputed`` lie on the meta device.
 
-    ``recomputed`` is the same model with gradient checkpointing, where that is on.
+    ``recomputed`` is the same model with some layers computed again, where that is on.
     """
     parameters, gradients, optimizer = static_memory(model, optim)
     words = model.get_output_embeddings().weight.shape[0]
@@ -187,11 +189,13 @@ def memory(
     kept = max(0, kept_bytes(model, shape) - log_probabilities)
     if recomputed is not None:
         outside = max(0, kept_bytes(recomputed, shape) - log_probabilities)
-        layers = len(blocks(model))
+        layers = sum(
+            getattr(layer, "gradient_checkpointing", False) for layer in blocks(recomputed)
+        )
         width = model.get_input_embeddings().weight.shape[1]
-        # Each block's input is kept, and one block at a time is computed again.
-        again = (kept - outside) // layers
-        kept = outside + layers * shape.tokens * width * size + again
+        # The input of each such block is kept, and one block at a time is computed again.
+        again = (kept - outside) // max(1, layers)
+        kept = min(kept, outside + layers * shape.tokens * width * size + again)
     return Memory(parameters, gradients, optimizer, kept, head, several)
 
 

@@ -13,6 +13,7 @@ from tunesmith.errors import UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
+from tunesmith.workflows.footprint import settle_checkpointing, training_memory
 from tunesmith.workflows.setup import (
     Opened,
     loop_settings,
@@ -98,22 +99,13 @@ def _look(opened: Opened, options: EstimateOptions) -> Estimate:
     from tunesmith.train.losses import lengths
 
     accelerator = make_accelerator(options, opened.loaded)
+    opened.config = settle_checkpointing(opened, accelerator)
     plan = plan_steps(opened.config, opened.rows, accelerator.num_processes)
     settings = loop_settings(opened.config, plan, opened.rows, opened.loaded)
     model = make_trainable(opened.config, opened.loaded, accelerator)
     rows, sizes = opened.rows.rows, lengths(opened.rows.rows)
-    shape, several, tokens = arithmetic.largest(
-        rows, sizes, plan, settings, accelerator.num_processes
-    )
-    memory = arithmetic.memory(
-        arithmetic.on_meta(opened.loaded.model, recompute=False),
-        shape,
-        several=several,
-        recomputed=arithmetic.on_meta(opened.loaded.model, recompute=True)
-        if options.gradient_checkpointing
-        else None,
-        optim=settings.optim,
-    )
+    tokens = arithmetic.step_tokens(sizes, plan)
+    memory = training_memory(opened, plan, settings, accelerator)
     state = State(model, make_optimizer(model, settings))
     cuda = accelerator.device.type == "cuda"
     start = memory.parameters if cuda else resident_bytes()

@@ -12,6 +12,7 @@ from tunesmith.config.schema_before import FindRateOptions
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
+from tunesmith.workflows.footprint import settle_checkpointing
 from tunesmith.workflows.setup import (
     Opened,
     loop_settings,
@@ -79,6 +80,7 @@ def _sweep(opened: Opened, options: FindRateOptions) -> tuple[Sweep, bool]:
     from tunesmith.train.loop import State, make_optimizer
 
     accelerator = make_accelerator(options, opened.loaded)
+    opened.config = settle_checkpointing(opened, accelerator)
     plan = plan_steps(opened.config, opened.rows, accelerator.num_processes)
     settings = loop_settings(opened.config, plan, opened.rows, opened.loaded)
     model = make_trainable(opened.config, opened.loaded, accelerator)

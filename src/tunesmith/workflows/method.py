@@ -134,8 +134,10 @@ def make_trainable(config: FineTuningConfig, loaded: LoadedModel) -> Trainable:
     if config.freeze_ratio:
         frozen = freeze_bottom(loaded.model, config.freeze_ratio)
         what += f", {frozen} bottom layers and the embeddings frozen"
-    if config.gradient_checkpointing:
-        recompute_activations(loaded.model)
+    if config.gradient_checkpointing != "no":
+        asked = config.gradient_checkpointing
+        again = recompute_activations(loaded.model, asked if isinstance(asked, int) else None)
+        what += f", {again} layers computed again in the backward pass"
     return count(loaded.model, what)
 
 

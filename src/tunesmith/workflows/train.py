@@ -13,7 +13,9 @@ from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import CheckpointError, Interrupted
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
+from tunesmith.workflows.decisions import Decisions
 from tunesmith.workflows.finish import Finished, baseline, finish
+from tunesmith.workflows.footprint import settle_checkpointing
 from tunesmith.workflows.progress import Progress, wants_best
 from tunesmith.workflows.rehearsal import rehearse_run
 from tunesmith.workflows.resuming import checkpoint_to_resume
@@ -76,11 +78,12 @@ class _Run:
     """One training run: holds the parts together and owns the rhythm."""
 
     def __init__(self, opened: Opened, run: RunDir) -> None:
-        self.opened = opened
+        self.opened, self.accelerator = opened, make_accelerator(opened.config, opened.loaded)
+        self.decisions = Decisions(run.decisions, replay=opened.config.resume is not None)
+        opened.config = settle_checkpointing(opened, self.accelerator, self.decisions)
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
         self.run = run
-        self.accelerator = make_accelerator(self.config, self.loaded)
         self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
         self.losses: list[float] = []
