@@ -89,28 +89,27 @@ def measure(given: dict[str, Any], steps: int, sweep_steps: int) -> dict[str, An
     return {"sweep": asdict(found), "grid": curve, "untrained": held_out(), "rows": len(rows)}
 
 
-def readings(stored: dict[str, Any]) -> dict[str, float | None]:
-    """Return the rate of every rule for one sweep."""
+def readings(stored: dict[str, Any]) -> dict[str, float]:
+    """Return the rate of every rule for one sweep; what needs a divergence goes without it."""
     from tunesmith.train.find_rate import Sweep, read
 
     sweep = Sweep(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
     found = read(sweep)
-    steepest, cap = found.steepest, found.cap
+    if found.steepest is None or found.lowest is None:
+        return {}
+    cap = found.cap or math.inf
     smoothed = np.array(sweep.smoothed[:-1] if sweep.diverged else sweep.smoothed)
     at_least = sweep.rates[int(smoothed.argmin())]
-    rules: dict[str, float | None] = {"suggested": found.suggestion, "steepest": steepest}
-    rules["cap: divergence / 10"] = cap
-    for part in (2, 3, 5, 10):
-        rules[f"minimum / {part}"] = at_least / part
-    for part in (20, 30, 100):
-        rules[f"divergence / {part}"] = None if sweep.diverged is None else sweep.diverged / part
-    if steepest is not None and cap is not None:
-        rules["√(steepest x cap)"] = math.sqrt(steepest * cap)
-        rules["√(steepest x minimum)"] = math.sqrt(steepest * at_least)
-        rules["√(steepest x minimum / 3)"] = math.sqrt(steepest * at_least / 3)
-    if cap is not None:
-        rules["min(minimum / 3, cap)"] = min(at_least / 3, cap)
-        rules["√(minimum / 10 x cap)"] = math.sqrt(at_least / 10 * cap)
+    rules = {"steepest fall, capped (before)": min(found.steepest, cap)}
+    rules["10 x steepest fall, capped"] = min(10 * found.steepest, cap)
+    rules["√(steepest x minimum)"] = math.sqrt(found.steepest * at_least)
+    rules["√(steepest x cap)"] = math.sqrt(found.steepest * min(cap, at_least))
+    for part in (2, 3, 4, 5, 10):
+        rules[f"minimum of the mean / {part}, capped"] = min(at_least / part, cap)
+    for part in (1, 1.5, 2, 3, 4, 10):
+        rules[f"lowest level / {part}, capped"] = min(found.lowest / part, cap)
+    for part in (10, 30, 100):
+        rules[f"divergence / {part}"] = 10 * cap / part if sweep.diverged else at_least / 5
     return rules
 
 
@@ -150,12 +149,11 @@ def main() -> None:
         )
         print("  ", {rate: round(loss, 3) for rate, loss in found["grid"].items()})
         for rule, rate in readings(found["sweep"]).items():
-            if rate is not None:
-                table.setdefault(rule, []).append(regret(rate, found["grid"]))
-                print(f"  {rule:28} {rate:8.2g} {table[rule][-1]:+.3f}")
-    print(f"\n{'rule':28} settings   mean  worst")
+            table.setdefault(rule, []).append(regret(rate, found["grid"]))
+            print(f"  {rule:32} {rate:8.2g} {table[rule][-1]:+.3f}")
+    print(f"\n{'rule':32} settings   mean  worst")
     for rule, regrets in sorted(table.items(), key=lambda item: np.mean(item[1])):
-        print(f"{rule:28} {len(regrets):8} {np.mean(regrets):6.3f} {max(regrets):6.3f}")
+        print(f"{rule:32} {len(regrets):8} {np.mean(regrets):6.3f} {max(regrets):6.3f}")
 
 
 if __name__ == "__main__":
