@@ -36,6 +36,7 @@ TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
     ("learning_rate", 0.02, {}, "groups"),
     ("num_epochs", 2, {}, "rows"),
     ("max_steps", 5, {}, "rows"),
+    ("minutes", 5.0, {}, "rows"),
     ("per_device_train_batch_size", 2, {}, "rows"),
     ("per_device_train_batch_size", 1, {"packing": False}, "batches"),
     ("gradient_accumulation_steps", 2, {}, "rows"),
@@ -160,7 +161,7 @@ def run_and_look(
     common = {"dataset": "../rows.jsonl", "model": "../base", "max_steps": 4, "report_to": "none"}
     common |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
     common |= {"learning_rate": 0.01, "log_level": "error", "num_workers": 1}
-    if "num_epochs" in settings:
+    if "num_epochs" in settings or "minutes" in settings:
         del common["max_steps"]
     run = tunesmith.train(**{**common, **settings}).run
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

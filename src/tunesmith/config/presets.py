@@ -142,7 +142,10 @@ RIVALS: Mapping[str, str] = {
 }
 """Two ways to say one thing: the one that is set in the higher layer puts the other back."""
 
-EXCLUSIVE = (("resume", "overwrite", "one goes on with a run, the other starts over"),)
+EXCLUSIVE = (
+    ("resume", "overwrite", "one goes on with a run, the other starts over"),
+    ("minutes", "max_steps", "both say how long to train"),
+)
 """Settings that contradict each other, and why."""
 
 NEEDS: Mapping[str, str] = dict.fromkeys(

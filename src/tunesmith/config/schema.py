@@ -135,6 +135,9 @@ class OptimOptions(Options):
     """Passes over the rows."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimiser steps, instead of epochs."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Time for the whole run: steps, at most the task's epochs, and if need be a cheaper method are
+    chosen by measuring; instead of epochs or steps."""
     per_device_train_batch_size: int = Field(default=4, ge=1)
     """Rows of a micro-batch on one device."""
     gradient_accumulation_steps: int = Field(default=2, ge=1)

@@ -11,7 +11,7 @@ import copy
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -236,9 +236,11 @@ def probe(
     settings: Settings,
     accelerator: Any,
     steps: Sequence[int],
+    after: Callable[[State], None] | None = None,
 ) -> list[Probe]:
     """Take these steps of the plan for a look, and put everything back as it was.
 
+    ``after`` is called with the state behind the last step, before that.
     Weights copied for that are not part of the growth that a probe reports.
     """
     found = []
@@ -251,6 +253,8 @@ def probe(
             with watched(accelerator.device) as grown:
                 [done] = fit(lone, picked, alone, settings, accelerator)
             found.append(Probe(step, done.tokens, done.seconds, grown[0]))
+        if after is not None:
+            after(lone)
     return found
 
 

@@ -74,7 +74,9 @@ def _fewest(opened: Opened, accelerator: Any) -> dict[str, int]:
 
     free = min(gather_object([free_bytes(accelerator.device)]))
     plan = plan_steps(opened.config, opened.rows, accelerator.num_processes)
-    settings = loop_settings(opened.config, plan, opened.rows, opened.loaded)
+    # What is cut of the warm-up is said once, when the run begins.
+    cold = opened.config.model_copy(update={"warmup_steps": 0})
+    settings = loop_settings(cold, plan, opened.rows, opened.loaded)
     plain = opened.config.model_copy(update={"gradient_checkpointing": "no"})
     needed: dict[int, int] = {}
 

@@ -24,6 +24,7 @@ LORA_SETTINGS = tuple(name for name in NEEDS if name != "lora_plus_ratio")
 def check_method(resolved: Resolved[FineTuningConfig]) -> None:
     """Refuse settings that no method of training fulfils together, or that would do nothing."""
     config = resolved.options
+    _check_minutes(resolved)
     # A saved config.yaml names every setting, so only what was typed can be a mistake.
     typed = {name for name, source in resolved.sources.items() if source in (FLAG, ARGUMENT)}
     idle = [
@@ -40,6 +41,16 @@ def check_method(resolved: Resolved[FineTuningConfig]) -> None:
             "--use-dora and --lora-init pissa cannot both be given: what DoRA learns about "
             "magnitudes holds for the changed weights alone, so it cannot be saved for the base.",
             hint="leave one of them out",
+        )
+
+
+def _check_minutes(resolved: Resolved[FineTuningConfig]) -> None:
+    """Refuse ``--minutes`` beside typed epochs: both say how long to train."""
+    typed = resolved.sources.get("num_epochs") in (FLAG, ARGUMENT)
+    if resolved.options.minutes is not None and typed:
+        raise UsageError(
+            "--minutes and --num-epochs cannot both be given: both say how long to train.",
+            hint="leave out --num-epochs; the task's epochs are the most that --minutes takes",
         )
 
 

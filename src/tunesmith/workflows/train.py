@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import CheckpointError, Interrupted
 from tunesmith.rundir import RunDir
-from tunesmith.workflows import console
+from tunesmith.workflows import console, minutes
 from tunesmith.workflows.decisions import Decisions
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.footprint import settle_checkpointing
@@ -61,6 +62,7 @@ def train(config: FineTuningConfig | None = None, **settings: Any) -> TrainResul
 
 def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     """Carry out a run whose settings are resolved, each with its source."""
+    began = minutes.clock()
     opened = open_training(resolved)
     config = opened.config
     with RunDir.create(
@@ -71,19 +73,23 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     ) as run:
         console.say(f"Run: {run.path}")
         run.write_config(config.model_dump(mode="json"))
-        return _Run(opened, run).go()
+        return _Run(opened, run, resolved.sources, began).go()
 
 
 class _Run:
     """One training run: holds the parts together and owns the rhythm."""
 
-    def __init__(self, opened: Opened, run: RunDir) -> None:
+    def __init__(
+        self, opened: Opened, run: RunDir, sources: Mapping[str, str], began: float
+    ) -> None:
         self.opened, self.accelerator = opened, make_accelerator(opened.config, opened.loaded)
         self.decisions = Decisions(run.decisions, replay=opened.config.resume is not None)
         opened.config = settle_checkpointing(opened, self.accelerator, self.decisions)
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
         self.run = run
+        self.sources, self.began = sources, began
+        self.limit = minutes.TimeLimit(self.decisions, began)
         self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
         self.losses: list[float] = []
@@ -95,7 +101,10 @@ class _Run:
 
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
         rehearse_run(self.opened, self.plan, settings, self.accelerator)
+        asked = minutes.clock()
         before = baseline(self.loaded, self.renderer, self.data, self.held, self.run, self.config)
+        if self.config.minutes is not None:
+            settings = self._fit_into_minutes(minutes.clock() - asked)
         state = self._state(settings)
         first, began = state.step, time.monotonic()
         try:
@@ -133,9 +142,26 @@ class _Run:
                 ),
                 before,
             )
+        if self.config.minutes is not None:
+            took = (minutes.clock() - self.began) / 60
+            console.say(f"The run took {took:.1f} of {self.config.minutes:g} minutes.")
         return TrainResult(
             self.run.path, self.run.final_model, state.step, self.losses[-1], held_loss
         )
+
+    def _fit_into_minutes(self, baseline_seconds: float) -> Settings:
+        spent = (minutes.clock() - self.began, baseline_seconds)
+        self.config = self.opened.config = minutes.fit_into_minutes(
+            self.opened,
+            self.accelerator,
+            self.decisions,
+            self.sources,
+            self.run.path,
+            spent,
+            self.limit,
+        )
+        self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
+        return loop_settings(self.config, self.plan, self.rows, self.loaded)
 
     def _take_best(self) -> bool:
         """Go back to the best weights if the run is to end with them; say whether it did."""
@@ -158,6 +184,8 @@ class _Run:
         if state.step >= self.plan.total_steps:
             return []
         check_ledger(state, self.plan, state.step)
+        if self.limit.stopped_at is not None:
+            return [self.limit.note(self.plan.total_steps)]
         return [
             f"Stopped early, after step {state.step} of {self.plan.total_steps}: the last "
             f"{self.progress.since} held-out losses were not below {self.progress.best:.4f}, that "
@@ -186,7 +214,7 @@ class _Run:
         total = self.plan.total_steps
         every = self.plan.steps_an_epoch
         patience = self.config.early_stopping_patience
-        if self.progress.is_over(patience):
+        if self.progress.is_over(patience) or self.limit.is_over(state.step):
             return  # a run that is resumed after it has stopped early
         with stop_on_signals() as stop, console.bar("training", total) as bar:
             bar.advance(state.step)
@@ -215,6 +243,8 @@ class _Run:
                 if not last and (best or done.step % int(saves) == 0):
                     self._checkpoint(state)
                 if self.progress.is_over(patience):
+                    break
+                if not last and self.limit.is_over(done.step, done.seconds):
                     break
         if writer is not None:
             writer.close()

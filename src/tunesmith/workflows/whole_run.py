@@ -16,6 +16,7 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
     """
     whole: dict[str, object] = {
         "resume": config.resume,
+        "minutes": config.minutes,
         "overwrite": config.overwrite,
         "logging_steps": config.logging_steps,
         "report_to": config.report_to,
