@@ -82,7 +82,8 @@ class Probe:
     tokens: int
     seconds: float
     grown: int
-    """Bytes by which the process, or the GPU's memory in use, grew at most during the step."""
+    """Bytes by which the process, or the GPU's memory in use, had grown at most since before the
+    first probe: what the allocator keeps between steps, and cannot use for others, adds up."""
 
 
 def static_memory(model: Any, optim: str = "adamw") -> tuple[int, int, int]:
@@ -245,17 +246,24 @@ def probe(
     """
     found = []
     with untouched(state):
+        first = held_bytes(accelerator.device)
         for step in steps:
             # A plan of one step whose rows are those of the wanted one.
             picked = [rows[at] for at in plan.step_rows(step)]
             alone = replace(plan, rows=len(picked), rows_a_step=len(picked), total_steps=1)
             lone = State(state.model, state.optimizer)
+            before = held_bytes(accelerator.device) - first
             with watched(accelerator.device) as grown:
                 [done] = fit(lone, picked, alone, settings, accelerator)
-            found.append(Probe(step, done.tokens, done.seconds, grown[0]))
+            found.append(Probe(step, done.tokens, done.seconds, before + grown[0]))
         if after is not None:
             after(lone)
     return found
+
+
+def held_bytes(device: torch.device) -> int:
+    """Return what this process holds now, or what is allocated on the GPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
 
 
 @contextmanager

@@ -31,6 +31,8 @@ from tunesmith.types import Encoded
 
 SHARE = 0.03
 """Of a run's tokens: a run for which the rehearsal would be more than this goes without."""
+ALIKE = 0.8
+"""The longest row is not tried apart if the largest batch has one of this share of its length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,9 @@ def largest_batches(
             whole = tokens_of(members, sizes, settings)
             most = max(most, (whole, row, members))
             longest = max(longest, (row, whole, members))
-    return [most[2]] if most[1] == longest[0] else [most[2], longest[2]], several
+    # Memory grows with a row's length hardly faster than with the tokens of all rows together.
+    alike = most[1] >= ALIKE * longest[0]
+    return [most[2]] if alike else [most[2], longest[2]], several
 
 
 def tokens_of(members: Sequence[int], sizes: Sequence[int], settings: Settings) -> int:

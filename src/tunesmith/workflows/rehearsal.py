@@ -31,7 +31,7 @@ def rehearse_run(opened: Opened, plan: Plan, settings: Settings, accelerator: An
     from tunesmith.models.memory import free_bytes
     from tunesmith.train import rehearsal
     from tunesmith.train.estimate import static_memory
-    from tunesmith.train.losses import lengths
+    from tunesmith.train.losses import HELD_OUT_CAPACITY, lengths
 
     config, rows, device = opened.config, opened.rows.rows, accelerator.device
     if config.rehearsal is False or (config.rehearsal is None and config.resume is not None):
@@ -40,6 +40,8 @@ def rehearse_run(opened: Opened, plan: Plan, settings: Settings, accelerator: An
     sizes = lengths(rows)
     batches, _ = rehearsal.largest_batches(sizes, plan, settings, accelerator.num_processes)
     costs = sum(rehearsal.tokens_of(members, sizes, settings) for members in batches)
+    # A held-out loss is a third of the work: no backward pass.
+    costs += min(HELD_OUT_CAPACITY, opened.held.tokens) // 3
     run = sum(sizes) * plan.total_steps / plan.steps_an_epoch
     if config.rehearsal is None and costs > rehearsal.SHARE * run:
         console.debug(f"no rehearsal: it would be {costs / run:.0%} of this short run")
