@@ -158,6 +158,10 @@ def test_gradients_wait_beside_activations_only_when_accumulated() -> None:
     assert Memory(*parts, accumulated=True).peak == 100 + 20 + 55 + 10
 
 
+def test_the_end_of_the_backward_pass_has_all_gradients_and_one_block() -> None:
+    assert Memory(100, 70, 20, 50, 5, accumulated=False, block=15).peak == 100 + 20 + 70 + 15
+
+
 def test_the_largest_micro_batch_is_found() -> None:
     rows = make_rows()
     sizes = [len(row.ids) for row in rows]

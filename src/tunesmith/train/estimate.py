@@ -51,12 +51,14 @@ class Memory:
     """Vocabulary head and loss, on trained tokens only if rows are packed."""
     accumulated: bool
     """Whether some step has several micro-batches, so that gradients wait beside activations."""
+    block: int = 0
+    """What one block keeps: the least that the end of a backward pass holds beside gradients."""
 
     @property
     def peak(self) -> int:
         """Return the most that is held at once, from the second step on."""
         forward = self.activations + self.head + (self.gradients if self.accumulated else 0)
-        return self.parameters + self.optimizer + max(forward, self.gradients)
+        return self.parameters + self.optimizer + max(forward, self.gradients + self.block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,7 @@ def memory(
         # Without packing the head runs on every position, and so does its gradient.
         head += 2 * size * shape.tokens * words
     kept = max(0, kept_bytes(model, shape) - log_probabilities)
+    block = kept // len(blocks(model))
     if recomputed is not None:
         outside = max(0, kept_bytes(recomputed, shape) - log_probabilities)
         layers = sum(
@@ -197,7 +200,7 @@ def memory(
         # The input of each such block is kept, and one block at a time is computed again.
         again = (kept - outside) // max(1, layers)
         kept = min(kept, outside + layers * shape.tokens * width * size + again)
-    return Memory(parameters, gradients, optimizer, kept, head, several)
+    return Memory(parameters, gradients, optimizer, kept, head, several, block)
 
 
 def kept_bytes(model: Any, shape: Shape) -> int:
