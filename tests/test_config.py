@@ -94,7 +94,7 @@ def test_requirement_numbers_of_the_table() -> None:
     assert (code.learning_rate, code.num_epochs, code.max_length) == (1e-5, 5, 2048)
     assert (code.per_device_train_batch_size, code.gradient_accumulation_steps) == (2, 4)
     assert (code.warmup_steps, code.eval_steps, code.save_steps) == (500, 200, 1000)
-    assert code.gradient_checkpointing
+    assert code.gradient_checkpointing == "full"
     assert train(task="domain").options.weight_decay == 0.05
 
 
@@ -142,7 +142,7 @@ ALIASED = (FineTuningConfig, SampleOptions, ValidateOptions)
 def test_every_alias_sets_its_setting(alias: str, name: str) -> None:
     value = {"lora": True, "dataset": ["a.jsonl"], "save_steps": "epoch", "output": "o.jsonl"}
     value |= {"load_best_model_at_end": True, "report_to": ["wandb"]}
-    value |= {"optim": "adafactor", "layer_lr_decay": "0.5"}
+    value |= {"optim": "adafactor", "layer_lr_decay": "0.5", "attention": "sdpa"}
     value |= {"use_rslora": True, "use_dora": True, "lora_init": "pissa"}
     chosen = value.get(name, "12")
     kind = next(k for k in ALIASED if name in k.model_fields)
