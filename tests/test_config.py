@@ -94,7 +94,7 @@ def test_requirement_numbers_of_the_table() -> None:
     assert (code.learning_rate, code.num_epochs, code.max_length) == (1e-5, 5, 2048)
     assert (code.per_device_train_batch_size, code.gradient_accumulation_steps) == (2, 4)
     assert (code.warmup_steps, code.eval_steps, code.save_steps) == (500, 200, 1000)
-    assert code.gradient_checkpointing
+    assert code.gradient_checkpointing == "full"
     assert train(task="domain").options.weight_decay == 0.05
 
 

@@ -30,6 +30,7 @@ from tunesmith.train.estimate import (
     on_meta,
     probe,
     static_memory,
+    step_tokens,
     watched,
 )
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
@@ -169,17 +170,22 @@ def test_gradients_wait_beside_activations_only_when_accumulated() -> None:
     assert Memory(*parts, accumulated=True).peak == 100 + 20 + 55 + 10
 
 
+def test_the_end_of_the_backward_pass_has_all_gradients_and_one_block() -> None:
+    assert Memory(100, 70, 20, 50, 5, accumulated=False, block=15).peak == 100 + 20 + 70 + 15
+
+
 def test_the_largest_micro_batch_is_found() -> None:
     rows = make_rows()
     sizes = [len(row.ids) for row in rows]
     plan = Plan(24, 8, 6, 0)
-    shape, several, tokens = largest(rows, sizes, plan, Settings(1e-3, capacity=4096), 1)
+    shape, several = largest(rows, sizes, plan, Settings(1e-3, capacity=4096), 1)
+    tokens = step_tokens(sizes, plan)
     assert not several
     assert sum(tokens) == sum(sizes)
     assert shape.tokens == max(tokens)
     assert shape.trained == shape.tokens - 2 * len(shape.groups)
     unpacked = Settings(1e-3, packing=False, rows_a_micro_batch=4)
-    shape, several, _ = largest(rows, sizes, plan, unpacked, 1)
+    shape, several = largest(rows, sizes, plan, unpacked, 1)
     assert several
     assert len(set(shape.groups)) == 1
     assert len(shape.groups) == 4

@@ -21,7 +21,8 @@ from tunesmith.config.schema import (
     TogetherOptions,
     VocabularyOptions,
 )
-from tunesmith.train import loop
+from tunesmith.models.adapters import blocks
+from tunesmith.train import loop, rehearsal
 from tunesmith.workflows import train as workflow
 
 LORA = {"lora": True, "lora_rank": 4}
@@ -52,6 +53,7 @@ TABLE: list[Any] = [
     ("learning_rate", 0.02, {}, "groups"),
     ("num_epochs", 2, {}, "rows"),
     ("max_steps", 5, {}, "rows"),
+    ("minutes", 5.0, {}, "rows"),
     ("per_device_train_batch_size", 2, {}, "rows"),
     ("per_device_train_batch_size", 1, {"packing": False}, "batches"),
     ("gradient_accumulation_steps", 2, {}, "rows"),
@@ -64,7 +66,8 @@ TABLE: list[Any] = [
     ("max_grad_norm", 0.01, {"optim": "adafactor"}, "losses"),
     ("neftune_alpha", 5.0, {}, "losses"),
     ("mixed_precision", "bf16", {}, "losses"),
-    ("gradient_checkpointing", True, {}, "recomputes"),
+    ("gradient_checkpointing", "full", {}, "recomputes"),
+    ("gradient_checkpointing", 1, {}, "recomputes"),
     ("seed", 1, {}, "rows"),
     ("output_dir", "elsewhere", {}, "files"),
     ("run_name", "other", {}, "files"),
@@ -80,6 +83,7 @@ TABLE: list[Any] = [
     ("logging_steps", 1, {}, "lines"),
     ("report_to", "tensorboard", {}, "files"),
     ("eval_samples", 1, {}, "samples"),
+    ("rehearsal", True, {}, "rehearsed"),
     ("eval_questions", 2, UNITS, "answers"),
     ("packing", False, {}, "batches"),
     ("assistant_only_loss", False, {}, "trained tokens"),
@@ -147,7 +151,7 @@ def run_and_look(
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"batches": [], "rows": [], "rates": [], "losses": []}
     found["trained tokens"], found["places"] = [], []
-    found["attention"] = set()
+    found["attention"], found["rehearsed"] = set(), []
     make, fit, losses, pack, finish = (
         loop.make_optimizer,
         loop.fit,
@@ -186,9 +190,16 @@ def run_and_look(
         return pack(model, rows, attention)
 
     def look(done: Any, before: Any) -> None:
-        found["recomputes"] = done.loaded.model.is_gradient_checkpointing
+        layers = blocks(done.loaded.model)
+        found["recomputes"] = [layer.gradient_checkpointing for layer in layers]
         finish(done, before)
 
+    def rehearse(part: Any, *given: Any) -> Any:
+        found["rehearsed"].append(part.name)
+        return rehearse_part(part, *given)
+
+    rehearse_part = rehearsal.rehearse
+    patch.setattr(rehearsal, "rehearse", rehearse)
     patch.setattr(loop, "make_optimizer", make_optimizer)
     patch.setattr(loop, "fit", all_steps)
     patch.setattr(loop, "token_losses", token_losses)
@@ -199,7 +210,7 @@ def run_and_look(
     common = {"dataset": "../rows.jsonl", "model": "../base", "max_steps": 4, "report_to": "none"}
     common |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
     common |= {"learning_rate": 0.01, "log_level": "error", "num_workers": 1}
-    if "num_epochs" in settings:
+    if "num_epochs" in settings or "minutes" in settings:
         del common["max_steps"]
     run = tunesmith.train(**{**common, **settings}).run
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -218,7 +229,7 @@ def test_a_setting_changes_what_it_says(
     name: str, value: Any, among: dict[str, Any], changes: str, observe: Observe
 ) -> None:
     before, after = observe(among), observe({**among, name: value})
-    assert before[changes] or changes == "recomputes", f"nothing of {changes} was seen"
+    assert before[changes] or changes == "rehearsed", f"nothing of {changes} was seen"
     assert before[changes] != after[changes], f"{name} changes no {changes}"
 
 

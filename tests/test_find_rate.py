@@ -18,7 +18,7 @@ from tunesmith.errors import DivergedError
 from tunesmith.models.adapters import add_lora
 from tunesmith.report.text_plot import text_plot
 from tunesmith.train.batches import Plan, make_plan
-from tunesmith.train.find_rate import CAP, Sweep, rates, read, smooth, sweep
+from tunesmith.train.find_rate import BELOW, CAP, Sweep, rates, read, smooth, sweep
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
 from tunesmith.types import Encoded, Origin
 
@@ -168,19 +168,30 @@ def test_targets_that_the_model_knows_are_inconclusive() -> None:
     assert read(swept(model.eval(), rows, steps=60)[0]).suggestion is None
 
 
-def curve(drop: float, noise: float, steps: int = 120) -> Sweep:
+def curve(drop: float, noise: float, steps: int = 120, rise: float = 0.0) -> Sweep:
+    """Return a made sweep; with ``rise`` its loss is lowest where that makes it so."""
     rng = random.Random(3)
     swept_rates = rates(1e-6, 1.0, steps)
-    fall = [drop / (1 + (1e-3 / rate) ** 2) for rate in swept_rates]
+    fall = [drop / (1 + (1e-3 / rate) ** 2) - rise * rate for rate in swept_rates]
     losses = tuple(3 - part + rng.gauss(0, noise) for part in fall)
     return Sweep(swept_rates, losses, (3.0,) * steps, None, steps)
 
 
-def test_the_steepest_place_of_a_made_curve_is_found() -> None:
-    # The slope of 1 / (1 + (a / x)²) against log x is steepest at a.
-    reading = read(curve(1.0, 0.02))
-    assert reading.suggestion == pytest.approx(1e-3, rel=0.5)
-    assert reading.noise == pytest.approx(0.02, rel=0.5)
+def test_the_steepest_place_and_the_lowest_of_a_made_curve_are_found() -> None:
+    # The slope of 1 / (1 + (a / x)²) against log x is steepest at a, and with 2 x added the sum is
+    # lowest where 2 a² / x³ (1 + (a / x)²)² is 2, at a^(2/3) as long as that is far above a.
+    reading = read(curve(1.0, 0.02, rise=2.0))
+    assert reading.steepest == pytest.approx(1e-3, rel=0.5)
+    assert reading.lowest == pytest.approx(1e-2, rel=0.5)
+    assert reading.suggestion == pytest.approx(BELOW * reading.lowest)
+    assert "half the rate of the lowest loss" in reading.reason
+    assert read(curve(1.0, 0.02)).noise == pytest.approx(0.02, rel=0.5)
+
+
+def test_a_loss_that_still_falls_where_the_sweep_ends_is_said() -> None:
+    reading = read(curve(1.0, 0.0))
+    assert reading.suggestion is not None
+    assert "a higher --lr-end" in reading.reason
 
 
 def test_a_fall_within_the_noise_is_inconclusive() -> None:
@@ -192,7 +203,7 @@ def test_a_fall_within_the_noise_is_inconclusive() -> None:
 
 def test_hard_batches_do_not_look_like_a_bad_rate() -> None:
     rng = random.Random(1)
-    calm = curve(0.5, 0.01)
+    calm = curve(0.5, 0.01, rise=1.0)
     hard = [rng.gauss(0, 1.0) for _ in calm.losses]
     losses = tuple(loss + more for loss, more in zip(calm.losses, hard, strict=True))
     uneven = Sweep(calm.rates, losses, tuple(3 + more for more in hard), None, calm.rows)
@@ -230,7 +241,7 @@ def test_the_command_suggests_and_writes_a_curve(rows_file: str, capsys: Any) ->
     assert "not used here: save_steps 7." in said.err
     stored = json.loads(Path("runs/instruct_rows_rate/rate.json").read_text())
     assert float(said.out) == pytest.approx(stored["suggestion"], rel=0.05)
-    assert "a tenth of the rate at divergence" in said.err or "no divergence" in said.err
+    assert "The rule: half the rate at which the loss is lowest" in said.err
     assert len(stored["losses"]) == len(stored["rates"]) == len(stored["smoothed"])
     page = Path("runs/instruct_rows_rate/rate.html").read_text()
     assert "<svg" in page

@@ -15,13 +15,14 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import tunesmith
+from test_minutes import fake
 from test_workflows import weights
 from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.data.new_tokens import NewTokens, check_template, extended, mine, template_texts
 from tunesmith.data.prepare import prepare
 from tunesmith.data.render import Renderer
 from tunesmith.errors import CheckpointError, ContractError, Interrupted, UsageError
-from tunesmith.models.vocabulary import add_rows, tables
+from tunesmith.models.vocabulary import add_rows, old_rows, tables
 from tunesmith.train.batches import make_plan
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
 from tunesmith.train.losses import row_losses
@@ -382,3 +383,45 @@ def test_base_and_tuned_are_compared_on_the_same_bytes(kind: str) -> None:
         whole = sum(len(t.strip().encode() if examples is chats else t.encode()) for t in TEXTS)
         # All but the first token of a text, which is never scored, and what it spells.
         assert whole - 12 * len(TEXTS) < compared.bytes <= whole + 2 * len(TEXTS)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("unused", [0, 1, 9])
+def test_rows_for_a_look_are_taken_off_again(tied: bool, unused: int) -> None:
+    model = tiny_model("llama", tie_word_embeddings=tied)
+    first = model.config.vocab_size - unused
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    kept = list(model.parameters())
+    with old_rows(model, first):
+        add_rows(model, first, [(4, 5), (6, 7), (8, 9)])
+        assert model.config.vocab_size >= first + 3
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(one is other for one, other in zip(kept, model.parameters(), strict=True))
+    head = model.get_output_embeddings()
+    assert model.config.vocab_size == model.vocab_size == head.out_features == len(head.weight)
+    assert (head.weight is model.get_input_embeddings().weight) == tied
+
+
+@pytest.mark.usefixtures("in_a_folder")
+def test_a_run_with_new_tokens_is_rehearsed_and_measured_without_a_trace() -> None:
+    plain = train(rehearsal=False, max_steps=None)
+    expected = weights(plain.name)
+    for name, more in (("rehearsed", {"rehearsal": True}), ("measured", {"minutes": 60})):
+        other = train(max_steps=None, run_name=name, **more)
+        found = weights(other.name)
+        assert all(torch.equal(value, found[key]) for key, value in expected.items())
+        # The base, too, was measured as it is: without the rows that the look had added.
+        first, second = (json.loads((run / "manifest.json").read_text()) for run in (plain, other))
+        assert first["losses"] == second["losses"] != []
+
+
+@pytest.mark.usefixtures("in_a_folder")
+def test_minutes_offer_no_method_that_new_tokens_cannot_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = fake(monkeypatch, 0.0, 20.0)
+    given: dict[str, Any] = {"task": "domain", "dataset": "rows.jsonl", "model": "base"}
+    tunesmith.train(**given, max_length=64, num_workers=1, new_tokens=30, minutes=1)
+    assert asked == [{}]

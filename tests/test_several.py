@@ -118,6 +118,8 @@ LAUNCHED = {"LOCAL_RANK": "0", "WORLD_SIZE": "2"}
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, {}, "MEGATRON"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, {}, "PARALLELISM"),
         ({}, {"device": "cuda:0"}, "one device"),
+        ({}, {"minutes": 5}, "cannot plan for several"),
+        ({}, {"gradient_checkpointing": "auto"}, "cannot choose for several"),
         (SHARDS | {"FSDP_VERSION": "1"}, {}, "version 2"),
         (SHARDS | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "EFFICIENT_LOADING"),
         (SHARDS | {"FSDP_OFFLOAD_PARAMS": "true"}, {}, "OFFLOAD"),

@@ -45,6 +45,7 @@ __all__ = [
 CONFIG_HEADER = "# tunesmith: the resolved settings of this run\n"
 CONTENTS = (
     "config.yaml",
+    "plan.json",
     "manifest.json",
     "metrics.jsonl",
     "samples.jsonl",
@@ -73,6 +74,7 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.plan = self.path / "plan.json"
         self.manifest = self.path / "manifest.json"
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples.jsonl"

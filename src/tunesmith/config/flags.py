@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.config import fields
 from tunesmith.config.load import canonical, suggestion
-from tunesmith.config.presets import ALIASES, PRESETS, SWITCHES, TASK_DEFAULTS
+from tunesmith.config.presets import ALIASES, BARE, PRESETS, SWITCHES, TASK_DEFAULTS
 from tunesmith.config.schema import FineTuningConfig, Options
 
 WIDTH = 80
@@ -64,7 +64,7 @@ def _flag(kind: type[Options], text: str, queue: list[str], parsed: Parsed) -> N
             parsed.faults.append("--config wants a YAML file or a preset's name")
     elif name in SWITCHES and SWITCHES[name][0] in kind.model_fields:
         _switch(name, values or _truth(queue), parsed)
-    elif name.startswith("no_") and fields.is_bool(kind, canonical(name[3:])) and not equals:
+    elif name.startswith("no_") and _has_no(kind, canonical(name[3:])) and not equals:
         parsed.given[canonical(name[3:])] = False
     elif name not in kind.model_fields:
         parsed.faults.append(f"unknown flag --{raw}{suggestion(kind, raw)}")
@@ -72,8 +72,8 @@ def _flag(kind: type[Options], text: str, queue: list[str], parsed: Parsed) -> N
     elif fields.is_bool(kind, name):
         values = values or _truth(queue)
         parsed.given[name] = values[0] if values else True
-    elif name == "resume" and not values and (not queue or queue[0].startswith("--")):
-        parsed.given[name] = "auto"
+    elif name in BARE and not values and (not queue or queue[0].startswith("--")):
+        parsed.given[name] = BARE[name]
     else:
         several = fields.is_list(kind, name)
         values = values or _values(queue, len(queue) if several else 1)
@@ -83,6 +83,11 @@ def _flag(kind: type[Options], text: str, queue: list[str], parsed: Parsed) -> N
             parsed.given[name] = [*parsed.given.get(name, []), *values]
         else:
             parsed.given[name] = values[0]
+
+
+def _has_no(kind: type[Options], name: str) -> bool:
+    """Say whether ``--no-x`` is a flag."""
+    return fields.is_bool(kind, name) or (name in BARE and "no" in fields.choices(kind, name))
 
 
 def _switch(name: str, values: list[str], parsed: Parsed) -> None:

@@ -29,7 +29,7 @@ TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "chat": _task(
         2e-5, 3, 4, 2, 200, 100, 500, 2048, 16, 32, lr_scheduler_type="cosine_with_restarts"
     ),
-    "code": _task(1e-5, 5, 2, 4, 500, 200, 1000, 2048, 32, 64, gradient_checkpointing=True),
+    "code": _task(1e-5, 5, 2, 4, 500, 200, 1000, 2048, 32, 64, gradient_checkpointing="full"),
     "instruct": _task(3e-5, 2, 8, 1, 100, 50, 200, 1024, 8, 16),
     "domain": _task(1e-5, 10, 4, 2, 1000, 500, 2000, 1024, 64, 128, weight_decay=0.05),
     "custom": _task(2e-5, 3, 4, 2, 100, 100, 500, 1024, 16, 32),
@@ -57,7 +57,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "num_epochs": 5,
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 8,
-        "gradient_checkpointing": True,
+        "gradient_checkpointing": "full",
         "max_length": 512,
     },
     "high_quality": {
@@ -118,6 +118,9 @@ ALIASES: Mapping[str, str] = {
 }
 """Other names of a setting, in YAML and on the command line alike."""
 
+BARE: Mapping[str, str] = {"resume": "auto", "gradient_checkpointing": "full"}
+"""What a flag stands for that no value follows."""
+
 SWITCHES: Mapping[str, tuple[str, str]] = {
     "bf16": ("mixed_precision", "bf16"),
     "fp16": ("mixed_precision", "fp16"),
@@ -145,6 +148,7 @@ RIVALS: Mapping[str, str] = {
 EXCLUSIVE = (
     ("resume", "overwrite", "one goes on with a run, the other starts over"),
     ("load_in_4bit", "load_in_8bit", "a weight is held in one of them"),
+    ("minutes", "max_steps", "both say how long to train"),
 )
 """Settings that contradict each other, and why."""
 

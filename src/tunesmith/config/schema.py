@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 TASKS = ("chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic")
 TaskName = Literal["chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic"]
@@ -12,6 +12,17 @@ Tracker = Literal[
     "tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
     "trackio", "none",
 ]  # fmt: skip
+
+
+def _as_word(value: object) -> object:
+    """Read the switch that gradient checkpointing was: true is full, false is no."""
+    text = str(value).lower()
+    return {"true": "full", "false": "no"}.get(text, value)
+
+
+Recomputed = Annotated[
+    Literal["no", "full", "auto"] | Annotated[int, Field(ge=1)], BeforeValidator(_as_word)
+]
 
 
 class Options(BaseModel):
@@ -154,6 +165,9 @@ class OptimOptions(Options):
     """Passes over the rows."""
     max_steps: int | None = Field(default=None, ge=1)
     """Optimiser steps, instead of epochs."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Time for the whole run: steps, at most the task's epochs, and if need be a cheaper method are
+    chosen by measuring; instead of epochs or steps."""
     per_device_train_batch_size: int = Field(default=4, ge=1)
     """Rows of a micro-batch on one device."""
     gradient_accumulation_steps: int = Field(default=2, ge=1)
@@ -176,8 +190,9 @@ class OptimOptions(Options):
     """Noise on the embeddings while training (NEFTune), such as 5; 0 is none."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast of the forward pass."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, slower."""
+    gradient_checkpointing: Recomputed = "no"
+    """Layers computed again in the backward pass: no, full, their number, or auto for the fewest
+    that fit into free memory. Less memory, slower; without a value it is full."""
     seed: int = 42
     """Decides order, dropout, adapters and splits."""
 
@@ -217,6 +232,10 @@ class RunOptions(OutputOptions):
     """Held-out prompts that the model answers at each held-out loss, to be read; 0 for none."""
     stall_seconds: float = Field(default=900, gt=0)
     """With several processes: how long a micro-batch of one may take before all end."""
+    rehearsal: bool | None = None
+    """Compute the largest batches and longest answers once before step 1, to see that all fits;
+    unset does so unless the run is resumed or so short that it would be over 3% of it. With several
+    processes it is never done."""
     eval_questions: int = Field(default=200, ge=0)
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
 

@@ -173,13 +173,47 @@ def freeze_bottom(model: Any, ratio: float) -> int:
     return frozen
 
 
-def recompute_activations(model: Any) -> None:
-    """Turn gradient checkpointing on: activations are computed again in the backward pass."""
+def recompute_activations(model: Any, layers: int | None = None) -> int:
+    """Compute activations of so many layers again in the backward pass; all without a number.
+
+    They are spread evenly over the layers that the backward pass reaches; frozen ones below keep
+    nothing anyway. Returns how many. Raises ``ModelError`` for more layers than there are.
+    """
+    own = blocks(model)
+    reached = reached_layers(model)
+    wanted = len(reached) if layers is None else layers
+    if wanted > len(reached):
+        raise ModelError(
+            f"{wanted} layers were to be recomputed; the backward pass reaches {len(reached)} of "
+            f"the {len(own)} layers of this model.",
+            hint=f"--gradient-checkpointing {len(reached)}",
+        )
+    # Not reentrant, so no input needs a gradient for it, and frozen layers get no backward pass.
     settings = {"use_reentrant": False}
     # transformers renamed it within version 5; both names are in use.
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(settings)
     else:
         model.gradient_checkpointing_enable(settings)
-    # With a frozen embedding nothing but this makes the first block's input need a gradient.
-    model.enable_input_require_grads()
+    chosen = {reached[(2 * at + 1) * len(reached) // (2 * wanted)] for at in range(wanted)}
+    for number, layer in enumerate(own):
+        layer.gradient_checkpointing = number in chosen
+    return wanted
+
+
+def keep_activations(model: Any) -> None:
+    """Turn gradient checkpointing off again."""
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = False
+
+
+def reached_layers(model: Any) -> list[int]:
+    """Return the numbers of the layers that the backward pass goes through."""
+    own = blocks(model)
+    if model.get_input_embeddings().weight.requires_grad:
+        return list(range(len(own)))
+    trained = [
+        at for at, layer in enumerate(own) if any(p.requires_grad for p in layer.parameters())
+    ]
+    return list(range(min(trained, default=len(own)), len(own)))

@@ -49,3 +49,39 @@ def gpu_percent(device: Any) -> int | None:
         return int(torch.cuda.utilization(device))
     except Exception:
         return None
+
+
+def free_bytes(device: Any) -> int:
+    """Return what may still be taken: of a GPU, or of this machine within the process's limits."""
+    if device.type == "cuda":
+        import torch
+
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
+    import psutil
+
+    return int(max(0, min(psutil.virtual_memory().available, *_limits_left())))
+
+
+def _limits_left() -> list[float]:
+    """Return what is left of the limits of the process and of its control group, Linux only."""
+    import resource
+    from pathlib import Path
+
+    import psutil
+
+    left = [float("inf"), float("inf")]
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if most != resource.RLIM_INFINITY:
+        left.append(most - psutil.Process().memory_info().vms)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        facts = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+        if limit != "max":
+            # Pages of files that nobody uses are given back before anything fails.
+            used = int((group / "memory.current").read_text()) - int(facts["inactive_file"])
+            left.append(int(limit) - used)
+    except (OSError, ValueError, KeyError):
+        pass
+    return left

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,3 +33,27 @@ def add_rows(model: Any, first: int, pieces: Sequence[Sequence[int]]) -> int:
             for at, ids in enumerate(pieces):
                 table[first + at] = table[list(ids)].double().mean(0).to(table.dtype)
     return int(sum(table.numel() for table in tables(model)) - before)
+
+
+@contextmanager
+def old_rows(model: Any, first: int) -> Iterator[None]:
+    """Take rows that ``add_rows`` adds in the block off again, and put unused ones back."""
+    embeddings, head, config = (
+        model.get_input_embeddings(),
+        model.get_output_embeddings(),
+        model.config.get_text_config(),
+    )
+    words, count = config.vocab_size, embeddings.num_embeddings
+    # Not the parameter alone: more rows are put into the one that is there.
+    kept = [(table, table.data, table.data[first:].clone()) for table in tables(model)]
+    try:
+        yield
+    finally:
+        for table, whole, unused in kept:
+            whole[first:] = unused
+            table.data = whole
+        embeddings.num_embeddings = count
+        model.set_input_embeddings(embeddings)
+        model.set_output_embeddings(head)
+        head.out_features = words
+        config.vocab_size = model.vocab_size = words

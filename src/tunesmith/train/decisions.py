@@ -1,7 +1,9 @@
 """What a run has decided from what it met: kept when decided, replayed when it is resumed.
 
 A step that is skipped and a micro-batch that is made smaller change every later weight. Whether
-they happen again after a kill may depend on the machine, so they are written down at once.
+they happen again after a kill may depend on the machine, so they are written down at once, in
+``decisions.json`` of the run's folder. What was measured to plan the run lies in ``plan.json``
+(``workflows/measured_plan.py``).
 """
 
 from __future__ import annotations

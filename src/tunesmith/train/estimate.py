@@ -11,7 +11,7 @@ import copy
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,10 +24,10 @@ from tunesmith.models.attention import packed
 from tunesmith.models.memory import resident_bytes
 from tunesmith.models.packs import Group
 from tunesmith.models.quantize import parameter_bytes, plain_shells
-from tunesmith.train.batches import Plan, own_rows
-from tunesmith.train.loop import Settings, State, fit, micro_batches
-from tunesmith.train.losses import head_places, lay_out, lengths, row_losses
-from tunesmith.train.sharing import Bundle
+from tunesmith.train.batches import Plan
+from tunesmith.train.largest import groups_of, largest_batches
+from tunesmith.train.loop import Settings, State, fit
+from tunesmith.train.losses import HELD_OUT_CAPACITY, head_places, lay_out, lengths, row_losses
 from tunesmith.train.snapshot import untouched
 from tunesmith.types import Encoded
 
@@ -56,12 +56,14 @@ class Memory:
     """Vocabulary head and loss, on trained tokens only if rows are packed."""
     accumulated: bool
     """Whether some step has several micro-batches, so that gradients wait beside activations."""
+    block: int = 0
+    """What one block keeps: the least that the end of a backward pass holds beside gradients."""
 
     @property
     def peak(self) -> int:
         """Return the most that is held at once, from the second step on."""
         forward = self.activations + self.head + (self.gradients if self.accumulated else 0)
-        return self.parameters + self.optimizer + max(forward, self.gradients)
+        return self.parameters + self.optimizer + max(forward, self.gradients + self.block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ class Probe:
     tokens: int
     seconds: float
     grown: int
-    """Bytes by which the process, or the GPU's memory in use, grew at most during the step."""
+    """Bytes by which the process, or the GPU's memory in use, had grown at most since before the
+    first probe: what the allocator keeps between steps, and cannot use for others, adds up."""
 
 
 def static_memory(model: Any, optim: str = "adamw") -> tuple[int, int, int]:
@@ -121,8 +124,10 @@ def _eight_bit(parameter: Any) -> int:
     return MOMENTS * (numbers + 4 * -(-numbers // EIGHT_BIT_BLOCK))
 
 
-def on_meta(model: Any, *, recompute: bool, dtype: torch.dtype = torch.float32) -> Any:
-    """Return a copy of a model on the meta device, with or without gradient checkpointing.
+def on_meta(
+    model: Any, *, recompute: bool | None = None, dtype: torch.dtype = torch.float32
+) -> Any:
+    """Return a copy of a model on the meta device; ``recompute`` turns checkpointing on or off.
 
     Quantised layers become plain ones of ``dtype``: they keep the same for the backward pass, but
     their own bytes are another number.
@@ -140,7 +145,7 @@ def on_meta(model: Any, *, recompute: bool, dtype: torch.dtype = torch.float32) 
     # Autocast wraps the forward of the original; without it the numbers are an upper bound.
     shells.__dict__.pop("forward", None)
     for module in shells.modules():
-        if hasattr(module, "gradient_checkpointing"):
+        if recompute is not None and hasattr(module, "gradient_checkpointing"):
             module.gradient_checkpointing = recompute
     return shells
 
@@ -153,44 +158,29 @@ def held_out_seconds(
         return 0.0
     some = [rows[at] for at in range(min(len(rows), HELD_OUT_ROWS))]
     began = time.perf_counter()
-    row_losses(model, some, accelerator.device, 2048, attention)
+    row_losses(model, some, accelerator.device, HELD_OUT_CAPACITY, attention)
     share = sum(lengths(some)) / sum(lengths(rows))
     return (time.perf_counter() - began) / share
 
 
+def step_tokens(sizes: Sequence[int], plan: Plan) -> list[int]:
+    """Return the tokens of each step of the first epoch, which the later ones resemble."""
+    steps = range(min(plan.total_steps, plan.steps_an_epoch))
+    return [sum(sizes[at] for at in plan.step_rows(step)) for step in steps]
+
+
 def largest(
     rows: Sequence[Encoded], sizes: Sequence[int], plan: Plan, settings: Settings, processes: int
-) -> tuple[Shape, bool, list[int]]:
-    """Return the largest micro-batch of the plan, whether steps have several, and step sizes.
-
-    The sizes are tokens of each step of the first epoch, which the later ones resemble.
-    """
-    most, largest_one = 0, list[Bundle]()
-    several, tokens = False, []
-    for step in range(min(plan.total_steps, plan.steps_an_epoch)):
-        picked = plan.step_rows(step)
-        tokens.append(sum(sizes[at] for at in picked))
-        batches = micro_batches(own_rows(picked, 0, processes), rows, sizes, settings)
-        several = several or len(batches) > 1
-        for found in batches:
-            places = sum(group.tokens for group in _groups(found, settings))
-            if places > most:
-                most, largest_one = places, found
+) -> tuple[Shape, bool]:
+    """Return the largest micro-batch of the plan's first epoch, and whether steps have several."""
+    [most, *_], several = largest_batches(rows, sizes, plan, settings, processes)
     if settings.packing:
-        trained = len(head_places(lay_out(rows, largest_one)))
+        trained = len(head_places(lay_out(rows, most)))
     else:
-        places_of = [rows[at].weights[1:] for bundle in largest_one for at in bundle.rows]
+        places_of = [rows[at].weights[1:] for bundle in most for at in bundle.rows]
         trained = sum(1 for weights in places_of for weight in weights if weight)
-    groups = _groups(largest_one, settings)
     attention = settings.attention if settings.packing else "segments"
-    return Shape(groups, trained, settings.packing, attention), several, tokens
-
-
-def _groups(found: Sequence[Bundle], settings: Settings) -> tuple[Group, ...]:
-    """Return how a micro-batch lies; padded rows are as long as the longest."""
-    if settings.packing:
-        return tuple(bundle.group for bundle in found)
-    return (Group(max(bundle.prefix for bundle in found)),) * len(found)
+    return Shape(groups_of(most, settings), trained, settings.packing, attention), several
 
 
 def memory(
@@ -204,8 +194,8 @@ def memory(
 ) -> Memory:
     """Add up the memory of training a model; both it and ``recomputed`` lie on the meta device.
 
-    ``recomputed`` is the same model with gradient checkpointing, where that is on. ``held`` are
-    the bytes of the weights where the copies have another number, as those of quantised ones do.
+    ``recomputed`` is the same model with some layers computed again, where that is on. ``held``
+    are the bytes of the weights where the copies have another number, as those of quantised ones.
     """
     parameters, gradients, optimizer = static_memory(model, optim)
     parameters = parameters if held is None else held
@@ -217,14 +207,17 @@ def memory(
         # Without packing the head runs on every position, and so does its gradient.
         head += 2 * size * shape.tokens * words
     kept = max(0, kept_bytes(model, shape) - log_probabilities)
+    block = kept // len(blocks(model))
     if recomputed is not None:
         outside = max(0, kept_bytes(recomputed, shape) - log_probabilities)
-        layers = len(blocks(model))
+        layers = sum(
+            getattr(layer, "gradient_checkpointing", False) for layer in blocks(recomputed)
+        )
         width = model.get_input_embeddings().weight.shape[1]
-        # Each block's input is kept, and one block at a time is computed again.
-        again = (kept - outside) // layers
-        kept = outside + layers * shape.tokens * width * size + again
-    return Memory(parameters, gradients, optimizer, kept, head, several)
+        # The input of each such block is kept, and one block at a time is computed again.
+        again = (kept - outside) // max(1, layers)
+        kept = min(kept, outside + layers * shape.tokens * width * size + again)
+    return Memory(parameters, gradients, optimizer, kept, head, several, block)
 
 
 def kept_bytes(model: Any, shape: Shape) -> int:
@@ -263,13 +256,16 @@ def probe(
     settings: Settings,
     accelerator: Any,
     steps: Sequence[int],
+    after: Callable[[State], None] | None = None,
 ) -> list[Probe]:
     """Take these steps of the plan for a look, and put everything back as it was.
 
+    ``after`` is called with the state behind the last step, before that.
     Weights copied for that are not part of the growth that a probe reports.
     """
     found = []
     with untouched(state):
+        first = held_bytes(accelerator.device)
         for step in steps:
             # A plan of one step whose rows are those of the wanted one.
             picked = [rows[at] for at in plan.step_rows(step)]
@@ -277,10 +273,18 @@ def probe(
                 plan, rows=len(picked), rows_a_step=len(picked), total_steps=1, prompts=None
             )
             lone = State(state.model, state.optimizer)
+            before = held_bytes(accelerator.device) - first
             with watched(accelerator.device) as grown:
                 [done] = fit(lone, picked, alone, settings, accelerator)
-            found.append(Probe(step, done.tokens, done.seconds, grown[0]))
+            found.append(Probe(step, done.tokens, done.seconds, before + grown[0]))
+        if after is not None:
+            after(lone)
     return found
+
+
+def held_bytes(device: torch.device) -> int:
+    """Return what this process holds now, or what is allocated on the GPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
 
 
 @contextmanager

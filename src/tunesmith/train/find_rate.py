@@ -1,10 +1,12 @@
 """The learning rate found by a sweep: train a little at rates that rise exponentially, and look.
 
 The idea is Smith's range test (arXiv 1506.01186), swept exponentially. The curve is read by two
-rules. The rate where the loss falls steepest against log10 of the rate is the first; a tenth of
-the rate at which the loss diverged is the second, and caps the first, because a whole run at its
-peak rate is less forgiving than one step of a sweep. With LoRA the curve starts flat: B is zero,
-so the first updates hardly reach the output. Neither rule looks at where the curve begins.
+rules. Half the rate at which the loss is lowest is the first; a tenth of the rate at which the
+loss diverged is the second, and caps the first, because a whole run at its peak rate is less
+forgiving than one step of a sweep. The rate of the steepest fall, which the range test is mostly
+read by, is far too low for fine-tuning: the form of the answers is learned there, before what they
+say (``bench/LOG.md`` has the loss that each rule costs). With LoRA the curve starts flat: B is
+zero, so the first updates hardly reach the output. No rule looks at where the curve begins.
 
 Some batches are harder than others, and with small ones that hides the curve. So the untrained
 model's loss on the same rows is taken from each step's loss, and its mean put back.
@@ -32,6 +34,8 @@ DIVERGED = 4.0
 """A loss above so many times the best smoothed one has diverged."""
 CAP = 0.1
 """Share of the rate at divergence that a suggestion does not exceed."""
+BELOW = 0.5
+"""Share of the rate of the lowest loss that is suggested."""
 WINDOW = 0.1
 """Half the width, as a share of the sweep, of the lines whose slopes are compared."""
 CLEAR = 5.0
@@ -78,7 +82,9 @@ class Reading:
     suggestion: float | None
     """None is inconclusive."""
     steepest: float | None
-    """Rate where the loss falls fastest."""
+    """Rate where the loss falls fastest; shown, and not what is suggested."""
+    lowest: float | None
+    """Rate where the loss is lowest."""
     cap: float | None
     """A tenth of the rate at divergence."""
     drop: float
@@ -195,22 +201,21 @@ def read(found: Sweep) -> Reading:
     # Both levels are means of a window's losses, give or take its line.
     clarity = drop / max(noise * math.sqrt(2 / (2 * half + 1)), 1e-12)
     if drop < WORTH or clarity < CLEAR:
-        return Reading(None, None, cap, drop, noise, clarity, _why(drop, clarity, found))
+        return Reading(None, None, None, cap, drop, noise, clarity, _why(drop, clarity, found))
     slopes = [slope for _, slope, _ in lines[: lowest + 1]]
     steepest = float(10 ** log[middles[int(np.argmin(slopes))]])
-    if cap is not None and cap < steepest:
-        capped = (
-            f"a tenth of the rate at divergence, {found.diverged:.2g}; "
-            f"the loss falls steepest at {steepest:.2g}"
-        )
-        return Reading(cap, steepest, cap, drop, noise, clarity, capped)
-    under = "no divergence" if cap is None else f"below the cap of {cap:.2g}"
-    reason = f"the loss falls steepest there; {under}"
-    return Reading(steepest, steepest, cap, drop, noise, clarity, reason)
+    least = float(10 ** log[middles[lowest]])
+    rate = BELOW * least
+    reason = f"half the rate of the lowest loss, {least:.2g}"
+    if cap is not None and cap < rate:
+        rate, reason = cap, f"a tenth of the rate at divergence, which is below {reason}"
+    elif lowest == len(levels) - 1 and cap is None:
+        reason += ", where the sweep ends and the loss still falls: a higher --lr-end may say more"
+    return Reading(rate, steepest, least, cap, drop, noise, clarity, reason)
 
 
 def _nothing(cap: float | None, reason: str) -> Reading:
-    return Reading(None, None, cap, 0.0, 0.0, 0.0, reason)
+    return Reading(None, None, None, cap, 0.0, 0.0, 0.0, reason)
 
 
 def _why(drop: float, clarity: float, found: Sweep) -> str:

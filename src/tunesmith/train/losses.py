@@ -15,6 +15,9 @@ from tunesmith.models.packs import Pack
 from tunesmith.train.sharing import Bundle, Rows, alone
 from tunesmith.types import Encoded
 
+HELD_OUT_CAPACITY = 2048
+"""Tokens of a sequence when held-out losses are taken."""
+
 
 class TokenLosses(NamedTuple):
     """The trained tokens of some rows, row after row; tensors [trained tokens]."""

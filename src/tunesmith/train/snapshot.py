@@ -20,28 +20,42 @@ def untouched(state: State) -> Iterator[None]:
 
     Only what is trained is copied: that many bytes are needed on top, on the model's device.
     """
-    import numpy as np
-
     model, optimizer = state.model, state.optimizer
-    kept = [(tensor, tensor.detach().clone()) for tensor in _changing(model)]
+    kept = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad]
     # A deep copy, because the optimiser hands out the tensors that it goes on to change.
     saved = copy.deepcopy(optimizer.state_dict())
-    step, ledger, modes = state.step, replace(state.ledger), _modes(model)
-    overflows, scaler = state.overflows, state.scaler
+    step, ledger, overflows = state.step, replace(state.ledger), state.overflows
+    scaler = state.scaler
     scale = scaler.state_dict() if scaler is not None else None
+    with only_passing(model):
+        try:
+            yield
+        finally:
+            _put_back(kept)
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.load_state_dict(saved)
+            state.step, state.ledger, state.overflows = step, ledger, overflows
+            if scaler is not None:
+                scaler.load_state_dict(scale)
+
+
+@contextmanager
+def only_passing(model: Any) -> Iterator[None]:
+    """Restore buffers, modes and random states at the end, to the bit, and drop the gradients.
+
+    For forward and backward passes without an optimiser step: no weight is copied for it.
+    """
+    import numpy as np
+
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
         yield
     finally:
-        with torch.no_grad():
-            for tensor, value in kept:
-                tensor.copy_(value)
-        optimizer.zero_grad(set_to_none=True)
-        optimizer.load_state_dict(saved)
-        state.step, state.ledger, state.overflows = step, ledger, overflows
-        if scaler is not None:
-            scaler.load_state_dict(scale)
+        _put_back(kept)
+        model.zero_grad(set_to_none=True)
         for module, training in modes:
             module.training = training
         random.setstate(generators[0])
@@ -51,9 +65,7 @@ def untouched(state: State) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def _changing(model: Any) -> list[torch.Tensor]:
-    return [*(p for p in model.parameters() if p.requires_grad), *model.buffers()]
-
-
-def _modes(model: Any) -> list[tuple[Any, bool]]:
-    return [(module, module.training) for module in model.modules()]
+def _put_back(kept: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    with torch.no_grad():
+        for tensor, value in kept:
+            tensor.copy_(value)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tunesmith.models.load import LoadedModel
 
 
-def choose_attention(config: FineTuningConfig, loaded: LoadedModel) -> str:
+def choose_attention(config: FineTuningConfig, loaded: LoadedModel, *, quiet: bool = False) -> str:
     """Return how packed rows attend; a way that the model cannot go here is refused.
 
     Padded rows are the model's own business, which is told the way.
@@ -29,7 +29,8 @@ def choose_attention(config: FineTuningConfig, loaded: LoadedModel) -> str:
         reason = why_not("varlen", loaded.model, loaded.device, half=half)
         if reason is None:
             return "varlen"
-        console.say(f"Attention goes row by row (segments), not by varlen: {reason}.")
+        if not quiet:
+            console.say(f"Attention goes row by row (segments), not by varlen: {reason}.")
         return "segments"
     if not config.packing and wanted in ("segments", "varlen"):
         raise UsageError(

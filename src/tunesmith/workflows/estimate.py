@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from tunesmith.errors import UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
+from tunesmith.workflows.footprint import settle_checkpointing, training_memory
 from tunesmith.workflows.setup import (
     Opened,
     loop_settings,
@@ -27,10 +30,11 @@ from tunesmith.workflows.whole_run import name_unused
 if TYPE_CHECKING:
     from tunesmith.train.batches import Plan
     from tunesmith.train.estimate import Duration, Memory, Probe
+    from tunesmith.train.loop import State
 
 APART = (
-    "The time is that of the steps and their held-out losses, without loading, writing "
-    "checkpoints and the questions at the end."
+    "The time is that of the steps, their held-out losses and what is saved on the way, without "
+    "loading and the questions before and after."
 )
 
 UNCACHED = "The trunk cache, which makes epochs after the first faster, is not counted in."
@@ -53,14 +57,18 @@ class Estimate:
     duration: Duration | None
     """None without probes."""
     held_out_seconds: float
+    saving_seconds: float
+    """Of all checkpoints, and of the best model after every held-out loss on the way."""
     checkpoint_bytes: int
     """Of the checkpoints that are kept."""
     probes: tuple[Probe, ...]
 
     @property
     def seconds(self) -> float | None:
-        """Return the seconds of steps and held-out losses."""
-        return None if self.duration is None else self.duration.seconds + self.held_out_seconds
+        """Return the seconds of steps, held-out losses and what is saved."""
+        if self.duration is None:
+            return None
+        return self.duration.seconds + self.held_out_seconds + self.saving_seconds
 
 
 def command(resolved: Resolved[EstimateOptions]) -> int:
@@ -97,43 +105,39 @@ def _estimate(resolved: Resolved[EstimateOptions]) -> Estimate:
 
 def _look(opened: Opened, options: EstimateOptions) -> Estimate:
     from tunesmith.models.memory import resident_bytes
-    from tunesmith.models.quantize import parameter_bytes
     from tunesmith.train import estimate as arithmetic
     from tunesmith.train.loop import State, make_optimizer
     from tunesmith.train.losses import lengths
 
     accelerator = make_accelerator(options, opened.loaded)
+    opened.config = settle_checkpointing(opened, accelerator)
     plan = plan_steps(opened.config, opened.rows, accelerator.num_processes)
     settings = loop_settings(opened.config, plan, opened.rows, opened.loaded)
     model = make_trainable(opened.config, opened.loaded, accelerator)
     rows, sizes = opened.rows.rows, lengths(opened.rows.rows)
-    shape, several, tokens = arithmetic.largest(
-        rows, sizes, plan, settings, accelerator.num_processes
-    )
-    dtype = opened.loaded.dtype
-    memory = arithmetic.memory(
-        arithmetic.on_meta(opened.loaded.model, recompute=False, dtype=dtype),
-        shape,
-        several=several,
-        recomputed=arithmetic.on_meta(opened.loaded.model, recompute=True, dtype=dtype)
-        if options.gradient_checkpointing
-        else None,
-        optim=settings.optim,
-        held=parameter_bytes(opened.loaded.model),
-    )
+    tokens = arithmetic.step_tokens(sizes, plan)
+    memory = training_memory(opened, plan, settings, accelerator)
     state = State(model, make_optimizer(model, settings))
+    # A run takes this loss before its first step too, and what it leaves in the allocator counts.
+    a_pass = arithmetic.held_out_seconds(
+        opened.loaded.model, opened.held.rows, accelerator, settings.attention
+    )
     cuda = accelerator.device.type == "cuda"
     start = memory.parameters if cuda else resident_bytes()
     probes: list[Probe] = []
-    duration, held = None, 0.0
+    duration, held, saving = None, 0.0, 0.0
     if options.probe_steps:
         steps = arithmetic.chosen_steps(tokens, options.probe_steps)
-        probes = arithmetic.probe(state, rows, plan, settings, accelerator, steps)
-        duration = arithmetic.duration(probes, tokens, plan.total_steps)
-        a_pass = arithmetic.held_out_seconds(
-            opened.loaded.model, opened.held.rows, accelerator, settings.attention
+        written: list[float] = []
+        probes = arithmetic.probe(
+            state, rows, plan, settings, accelerator, steps, lambda s: written.append(_save(s))
         )
-        held = a_pass * _held_out_passes(options, plan)
+        duration = arithmetic.duration(probes, tokens, plan.total_steps)
+        passes = _held_out_passes(options, plan)
+        held = a_pass * passes
+        saving = written[0] * _saves(options, plan)
+        if opened.held.rows:
+            saving += passes * _save_model(opened)
     # What the probe saw holds more than tensors: the allocator's own, and libraries woken up.
     grown = max([memory.peak - memory.parameters, *(probe.grown for probe in probes)])
     return Estimate(
@@ -145,7 +149,8 @@ def _look(opened: Opened, options: EstimateOptions) -> Estimate:
         opened.rows.trained_tokens,
         duration,
         held,
-        (memory.gradients + memory.optimizer) * _checkpoints(options, plan),
+        saving,
+        (memory.gradients + memory.optimizer) * _kept(options, plan),
         tuple(probes),
     )
 
@@ -158,10 +163,36 @@ def _held_out_passes(options: EstimateOptions, plan: Plan) -> int:
     return (plan.total_steps - 1) // every + 1
 
 
-def _checkpoints(options: EstimateOptions, plan: Plan) -> int:
+def _saves(options: EstimateOptions, plan: Plan) -> int:
+    """Return how many checkpoints are written, the last one included."""
     every = plan.steps_an_epoch if options.save_steps == "epoch" else int(options.save_steps)
+    return (plan.total_steps - 1) // every + 1
+
+
+def _kept(options: EstimateOptions, plan: Plan) -> int:
+    """Return how many checkpoints lie on the disk at most."""
     best = min(options.keep_best, _held_out_passes(options, plan))
-    return best + min(options.save_total_limit, (plan.total_steps - 1) // every + 1)
+    return best + min(options.save_total_limit, _saves(options, plan))
+
+
+def _save(state: State) -> float:
+    """Write a checkpoint for a look; return the seconds."""
+    from tunesmith.train import checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        checkpoint.save(Path(folder), state, {})
+        return time.perf_counter() - began
+
+
+def _save_model(opened: Opened) -> float:
+    """Write the model for a look; return the seconds."""
+    from tunesmith.workflows.finish import save_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        save_model(opened.loaded, opened.renderer, Path(folder) / "model")
+        return time.perf_counter() - began
 
 
 def _show(found: Estimate) -> None:
@@ -181,10 +212,12 @@ def _show(found: Estimate) -> None:
     rows = [["steps", f"{found.steps:,}"], ["tokens", f"{found.tokens:,}"]]
     if found.duration is not None and found.seconds is not None:
         spent, held = found.duration, found.held_out_seconds
+        held += found.saving_seconds
         rows += [
             ["seconds a step", f"{spent.a_step:.3g}"],
             ["tokens a second", f"{spent.tokens_per_s:,.0f}"],
-            ["seconds of held-out losses", f"{held:.3g}"],
+            ["seconds of held-out losses", f"{found.held_out_seconds:.3g}"],
+            ["seconds of checkpoints and best models", f"{found.saving_seconds:.3g}"],
             ["seconds in all", f"{found.seconds:.3g}"],
             ["  by the fastest and slowest probe", f"{spent.low + held:.3g} to "
              f"{spent.high + held:.3g}"],

@@ -12,6 +12,7 @@ from tunesmith.config.schema_before import FindRateOptions
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
+from tunesmith.workflows.footprint import settle_checkpointing
 from tunesmith.workflows.setup import (
     Opened,
     loop_settings,
@@ -79,6 +80,7 @@ def _sweep(opened: Opened, options: FindRateOptions) -> tuple[Sweep, bool]:
     from tunesmith.train.loop import State, make_optimizer
 
     accelerator = make_accelerator(options, opened.loaded)
+    opened.config = settle_checkpointing(opened, accelerator)
     plan = plan_steps(opened.config, opened.rows, accelerator.num_processes)
     settings = loop_settings(opened.config, plan, opened.rows, opened.loaded)
     settings = replace(settings, new_rows=None)  # the rate is that of the whole model
@@ -116,7 +118,8 @@ def _show(found: Sweep, reading: Reading, options: FindRateOptions) -> None:
         most = 1.2 * max(found.smoothed[0], min(found.smoothed))
         console.say("Smoothed loss over the learning rate:")
         console.say(text_plot(found.rates, [min(s, most) for s in found.smoothed], marks))
-        names = {"s": "s steepest fall", "c": "c a tenth of the rate at divergence"}
+        names = {"s": "s steepest fall", "m": "m lowest loss"}
+        names["c"] = "c a tenth of the rate at divergence"
         console.say("  ".join(names[name] for _, name in marks))
     if reading.suggestion is None:
         console.say(f"Inconclusive: {reading.reason}.")
@@ -127,16 +130,15 @@ def _show(found: Sweep, reading: Reading, options: FindRateOptions) -> None:
     console.say(
         f"The loss fell by {reading.drop:.3f} nats a token, {reading.clarity:.0f} standard errors."
     )
-    if reading.cap is not None and reading.cap > 2 * reading.suggestion:
-        console.say(
-            f"That is the careful end. Rates up to {reading.cap:.2g} are worth a try: the steepest "
-            "fall is often that of the form of the answers, learned before what they say."
-        )
+    console.say(
+        "The rule: half the rate at which the loss is lowest, and at most a tenth of the rate at "
+        "which it diverged."
+    )
 
 
 def _marks(found: Sweep, reading: Reading) -> list[tuple[float, str]]:
     inside = found.rates[-1] if found.rates else 0.0
-    given = ((reading.steepest, "s"), (reading.cap, "c"))
+    given = ((reading.steepest, "s"), (reading.lowest, "m"), (reading.cap, "c"))
     return [(rate, name) for rate, name in given if rate is not None and rate <= inside]
 
 

@@ -75,9 +75,9 @@ def baseline(
 def byte_losses(loaded: LoadedModel, renderer: Renderer, held: Prepared) -> list[RowLoss]:
     """Return each held-out row's loss in nats and the bytes that its trained tokens spell."""
     from tunesmith.evaluate.compare import RowLoss
-    from tunesmith.train.losses import row_losses
+    from tunesmith.train.losses import HELD_OUT_CAPACITY, row_losses
 
-    sums = row_losses(loaded.model, held.rows, loaded.device, 2048, loaded.attention)
+    sums = row_losses(loaded.model, held.rows, loaded.device, HELD_OUT_CAPACITY, loaded.attention)
     return [
         RowLoss(str(number), loss, _bytes(row, renderer), str(document))
         for number, (row, document, (loss, _)) in enumerate(

@@ -51,6 +51,7 @@ def check_launch(resolved: Resolved[FineTuningConfig]) -> Way:
         return "copies"
     _check_precision(config, env)
     _check_unread(env)
+    _check_measured(config)
     if config.device.startswith("cuda:"):
         raise UsageError(
             f"--device {config.device} would put every process on one device.",
@@ -84,6 +85,21 @@ def _check_precision(config: FineTuningConfig, env: Mapping[str, str]) -> None:
         raise UsageError(
             "--mixed-precision fp16 was not made for several processes.",
             hint="--mixed-precision bf16",
+        )
+
+
+def _check_measured(config: FineTuningConfig) -> None:
+    """Refuse what is decided by measuring, which a single process does."""
+    if config.minutes is not None:
+        raise UsageError(
+            "--minutes measures how fast one process is, and cannot plan for several.",
+            hint="--max-steps or --num-epochs",
+        )
+    if config.gradient_checkpointing == "auto":
+        raise UsageError(
+            "--gradient-checkpointing auto measures the memory of one process, and cannot choose "
+            "for several.",
+            hint="--gradient-checkpointing full, or a number of layers",
         )
 
 

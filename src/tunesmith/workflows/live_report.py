@@ -28,7 +28,8 @@ class LiveReport:
     """
 
     def __init__(self, run: RunDir, total: int, metrics: Metrics, samples: Samples) -> None:
-        self._run, self._total, self._metrics, self._samples = run, total, metrics, samples
+        self._run, self.total, self._metrics, self._samples = run, total, metrics, samples
+        """``total`` may be planned anew before the first step."""
         self._begun = False
         self._next = 0.0
 
@@ -43,7 +44,7 @@ class LiveReport:
         if not self._begun or began < self._next:
             return
         self._write(
-            f"Running, step {self._metrics.done} of {self._total}. Written {_now()}; while "
+            f"Running, step {self._metrics.done} of {self.total}. Written {_now()}; while "
             f"the run lasts, the page looks for a newer one every {EVERY_S:.0f} s.",
             refresh=max(1, round(EVERY_S)),
         )
@@ -70,7 +71,7 @@ class LiveReport:
             return
         how = "Stopped" if isinstance(value, Interrupted | KeyboardInterrupt) else "Failed"
         said = value.found if isinstance(value, TunesmithError) else type(value).__name__
-        steps = f"step {self._metrics.done} of {self._total}"
+        steps = f"step {self._metrics.done} of {self.total}"
         # The failure itself is what has to be seen, not that of a page about it.
         with contextlib.suppress(TunesmithError, OSError):
             self._write(f"{how} after {steps}, {_now()}: {said}")

@@ -24,6 +24,7 @@ LORA_SETTINGS = tuple(n for n in NEEDS if NEEDS[n] == "lora" and n != "lora_plus
 def check_method(resolved: Resolved[FineTuningConfig]) -> None:
     """Refuse settings that no method of training fulfils together, or that would do nothing."""
     config = resolved.options
+    _check_minutes(resolved)
     # A saved config.yaml names every setting, so only what was typed can be a mistake.
     typed = {name for name, source in resolved.sources.items() if source in (FLAG, ARGUMENT)}
     idle = [
@@ -60,6 +61,16 @@ def _check_sharing(config: FineTuningConfig) -> None:
             "--shared-prefix grouped does nothing without --packing: padded rows stand by "
             "themselves.",
             hint="leave one of --shared-prefix and --no-packing out",
+        )
+
+
+def _check_minutes(resolved: Resolved[FineTuningConfig]) -> None:
+    """Refuse ``--minutes`` beside typed epochs: both say how long to train."""
+    typed = resolved.sources.get("num_epochs") in (FLAG, ARGUMENT)
+    if resolved.options.minutes is not None and typed:
+        raise UsageError(
+            "--minutes and --num-epochs cannot both be given: both say how long to train.",
+            hint="leave out --num-epochs; the task's epochs are the most that --minutes takes",
         )
 
 
@@ -160,8 +171,10 @@ def make_trainable(config: FineTuningConfig, loaded: LoadedModel) -> Trainable:
     if config.freeze_ratio:
         frozen = freeze_bottom(loaded.model, config.freeze_ratio)
         what += f", {frozen} bottom layers and the embeddings frozen"
-    if config.gradient_checkpointing:
-        recompute_activations(loaded.model)
+    if config.gradient_checkpointing != "no":
+        asked = config.gradient_checkpointing
+        again = recompute_activations(loaded.model, asked if isinstance(asked, int) else None)
+        what += f", {again} layers computed again in the backward pass"
     return count(loaded.model, what)
 
 

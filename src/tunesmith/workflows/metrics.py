@@ -100,6 +100,11 @@ class Metrics:
         self._record({"kind": "eval", "step": step, "loss": loss, "accuracy": round(accuracy, 5)})
         console.say(f"  step {step}: held-out loss {loss:.4f}, {accuracy:.1%} of tokens right")
 
+    def held_out_at(self, step: int) -> float | None:
+        """Return the held-out loss taken after a step, or None."""
+        taken = [r["loss"] for r in self.records if (r["kind"], r["step"]) == ("eval", step)]
+        return float(taken[-1]) if taken else None
+
     def progress(self, done: StepResult) -> str:
         """Return what stands beside the progress bar, short enough for 80 columns."""
         from tunesmith.models.memory import peak_bytes

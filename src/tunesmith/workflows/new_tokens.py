@@ -160,9 +160,9 @@ def losses(loaded: LoadedModel, held: Prepared, tokenizer: Any) -> list[RowLoss]
     """Return the loss in nats and the bytes of each held-out document, in a tokenizer's tokens."""
     from tunesmith.data.new_tokens import token_bytes
     from tunesmith.evaluate.aligned import document_losses
-    from tunesmith.train.losses import row_losses
+    from tunesmith.train.losses import HELD_OUT_CAPACITY, row_losses
 
     if not held.rows:
         return []
-    sums = row_losses(loaded.model, held.rows, loaded.device, 2048)
+    sums = row_losses(loaded.model, held.rows, loaded.device, HELD_OUT_CAPACITY)
     return document_losses(sums, held, token_bytes(tokenizer))

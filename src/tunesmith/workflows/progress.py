@@ -32,6 +32,13 @@ class Progress:
         """Say whether that many losses in a row brought nothing better."""
         return patience is not None and self.since >= patience
 
+    def stop_note(self, step: int, total: int) -> str:
+        """Say why a run stopped early, for want of a better loss."""
+        return (
+            f"Stopped early, after step {step} of {total}: the last {self.since} held-out losses "
+            f"were not below {self.best:.4f}, that of step {self.best_step}."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return asdict(self)
@@ -45,6 +52,18 @@ class Progress:
 def wants_best(config: FineTuningConfig) -> bool:
     """Say whether the run ends with its best model instead of its last."""
     return config.load_best_model_at_end or config.early_stopping_patience is not None
+
+
+def looks_after(config: FineTuningConfig, step: int, an_epoch: int) -> bool:
+    """Say whether a held-out loss is due after a step."""
+    every = an_epoch if config.eval_strategy == "epoch" else config.eval_steps
+    return config.eval_strategy != "no" and step % every == 0
+
+
+def saves_after(config: FineTuningConfig, step: int, an_epoch: int) -> bool:
+    """Say whether a checkpoint is due after a step."""
+    every = an_epoch if config.save_steps == "epoch" else int(config.save_steps)
+    return step % every == 0
 
 
 def best_steps(records: Sequence[Mapping[str, Any]], count: int) -> list[int]:

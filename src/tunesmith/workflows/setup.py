@@ -98,14 +98,16 @@ def make_accelerator(config: FineTuningConfig, loaded: LoadedModel) -> Any:
     return Accelerator(cpu=loaded.device.type == "cpu", mixed_precision=config.mixed_precision)
 
 
-def plan_steps(config: FineTuningConfig, rows: Prepared, processes: int) -> Plan:
-    """Plan every step of a run."""
+def plan_steps(
+    config: FineTuningConfig, rows: Prepared, processes: int, *, quiet: bool = False
+) -> Plan:
+    """Plan every step of a run; what is worth knowing of it is said unless ``quiet``."""
     from tunesmith.train.batches import make_plan
     from tunesmith.train.sharing import prompts_of
 
     size = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
     prompts = prompts_of(rows.rows) if config.shared_prefix == "grouped" else None
-    if prompts is not None:
+    if prompts is not None and not quiet:
         console.say(f"Rows of one prompt meet in a step: {len(prompts.members):,} prompts.")
         if len(prompts.members) == len(rows.rows):
             console.warn("no two rows have a prompt in common, so none are computed together")
@@ -115,20 +117,25 @@ def plan_steps(config: FineTuningConfig, rows: Prepared, processes: int) -> Plan
 
 
 def loop_settings(
-    config: FineTuningConfig, plan: Plan, rows: Prepared, loaded: LoadedModel
+    config: FineTuningConfig,
+    plan: Plan,
+    rows: Prepared,
+    loaded: LoadedModel,
+    *,
+    quiet: bool = False,
 ) -> Settings:
-    """Return the settings of the loop; warm-up that is cut is said."""
+    """Return the settings of the loop; warm-up that is cut is said unless ``quiet``."""
     from tunesmith.train.batches import packed_capacity
     from tunesmith.train.loop import Settings
     from tunesmith.train.schedule import warmup_steps
 
     warmup, cut = warmup_steps(config.warmup_steps, config.warmup_ratio, plan.total_steps)
-    if cut:
+    if cut and not quiet:
         console.warn(
             f"{config.warmup_steps} warm-up steps are over a tenth of the "
             f"{plan.total_steps} planned; cut to {warmup}"
         )
-    loaded.attention = choose_attention(config, loaded)
+    loaded.attention = choose_attention(config, loaded, quiet=quiet)
     longest = max(rows.lengths())
     hidden = loaded.model.get_input_embeddings().weight.shape[1]
     return Settings(
@@ -144,20 +151,23 @@ def loop_settings(
         layer_lr_decay=config.layer_lr_decay,
         optim=config.optim,
         neftune_alpha=config.neftune_alpha,
-        new_rows=_new_rows(config, plan, loaded),
+        new_rows=_new_rows(config, plan, loaded, quiet=quiet),
         shared_prefix=config.shared_prefix,
         attention=loaded.attention,
     )
 
 
-def _new_rows(config: FineTuningConfig, plan: Plan, loaded: LoadedModel) -> NewRows | None:
+def _new_rows(
+    config: FineTuningConfig, plan: Plan, loaded: LoadedModel, *, quiet: bool
+) -> NewRows | None:
     from tunesmith.train.new_rows import NewRows
 
     new = loaded.new_tokens
     if new is None:
         return None
     steps = math.ceil(config.new_tokens_warmup * plan.total_steps)
-    console.say(f"Only the rows of new tokens are trained in the first {steps} steps.")
+    if not quiet:
+        console.say(f"Only the rows of new tokens are trained in the first {steps} steps.")
     return NewRows(new.first, len(new), steps)
 
 

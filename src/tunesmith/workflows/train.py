@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,21 @@ from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import CheckpointError, DivergedError, Interrupted
 from tunesmith.rundir import RunDir
-from tunesmith.workflows import console, safety
+from tunesmith.workflows import console, minutes, safety
 from tunesmith.workflows.finish import Finished, baseline, finish
+from tunesmith.workflows.footprint import settle_checkpointing
 from tunesmith.workflows.live_report import LiveReport
+from tunesmith.workflows.measured_plan import MeasuredPlan
 from tunesmith.workflows.metrics import Metrics
 from tunesmith.workflows.new_tokens import check_resumed, store
-from tunesmith.workflows.progress import Progress, best_steps, wants_best
+from tunesmith.workflows.progress import (
+    Progress,
+    best_steps,
+    looks_after,
+    saves_after,
+    wants_best,
+)
+from tunesmith.workflows.rehearsal import rehearse_run
 from tunesmith.workflows.resuming import check_resume, checkpoint_to_resume
 from tunesmith.workflows.row_watch import judge_rows, write_ledger
 from tunesmith.workflows.samples import Samples, check_samples
@@ -68,6 +78,7 @@ def train(config: FineTuningConfig | None = None, **settings: Any) -> TrainResul
 
 def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     """Carry out a run whose settings are resolved, each with its source."""
+    began = minutes.clock()
     chosen_trackers(resolved.options.report_to)
     with together(resolved) as team:
         with team.first():
@@ -88,7 +99,7 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
             if team.main:
                 run.write_config(config.model_dump(mode="json"))
                 store(run, opened.loaded.new_tokens)
-            training = _Run(opened, run, team)
+            training = _Run(opened, run, team, resolved.sources, began)
             with training.metrics, training.live:
                 return training.go()
 
@@ -96,13 +107,18 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
 class _Run:
     """One training run: holds the parts together and owns the rhythm."""
 
-    def __init__(self, opened: Opened, run: RunDir, team: Team) -> None:
+    def __init__(
+        self, opened: Opened, run: RunDir, team: Team, sources: Mapping[str, str], began: float
+    ) -> None:
         from tunesmith.train.machine import fingerprint
 
+        self.opened, self.accelerator = opened, make_accelerator(opened.config, opened.loaded)
+        measured = MeasuredPlan(run.plan, replay=opened.config.resume is not None)
+        opened.config = settle_checkpointing(opened, self.accelerator, measured)
+        self.limit, self.sources = minutes.TimeLimit(measured, began), sources
         self.config, self.data, self.loaded = opened.config, opened.data, opened.loaded
         self.renderer, self.rows, self.held = opened.renderer, opened.rows, opened.held
         self.vocabulary, self.run, self.team = opened.vocabulary, run, team
-        self.accelerator = make_accelerator(self.config, self.loaded)
         self.plan = plan_steps(self.config, self.rows, self.accelerator.num_processes)
         self.progress = Progress()
         self.metrics = Metrics(self.config, run, self.rows.rows, self.renderer, self.accelerator)
@@ -117,11 +133,16 @@ class _Run:
         """Train to the end, or to a signal, and leave a finished run."""
         from tunesmith.models.memory import peak_bytes
 
-        settings = loop_settings(self.config, self.plan, self.rows, self.loaded)
+        timed = self.config.minutes is not None
+        settings = loop_settings(self.config, self.plan, self.rows, self.loaded, quiet=timed)
+        rehearse_run(self.opened, self.plan, settings, self.accelerator)
+        asked = minutes.clock()
         parts = (self.loaded, self.renderer, self.data, self.held, self.run, self.config)
         before = self.team.only_main(
             lambda: baseline(*parts, self.vocabulary), "measuring the base model"
         )
+        if timed:
+            settings = self._fit_into_minutes(minutes.clock() - asked)
         state = self._state(settings)
         first, began = state.step, time.monotonic()
         with stop_on_signals(launched=self.team.several) as stop:
@@ -167,6 +188,7 @@ class _Run:
             finish(done, before or [])
 
         self.team.only_main(end, "measuring the tuned model")
+        self.limit.say_used(self.config.minutes)
         return TrainResult(
             self.run.path,
             self.run.final_model,
@@ -174,6 +196,14 @@ class _Run:
             self.metrics.losses[-1] if self.metrics.losses else float("nan"),
             held_loss,
         )
+
+    def _fit_into_minutes(self, baseline_seconds: float) -> Settings:
+        self.config = self.opened.config = minutes.fit_into_minutes(
+            self.opened, self.accelerator, self.sources, self.run.path, baseline_seconds, self.limit
+        )
+        self.plan = plan_steps(self.config, self.rows, 1, quiet=True)
+        self.live.total, self.metrics.config = self.plan.total_steps, self.config
+        return loop_settings(self.config, self.plan, self.rows, self.loaded)
 
     def _take_best(self) -> bool:
         """Go back to the best weights if the run is to end with them; say whether it did."""
@@ -194,11 +224,9 @@ class _Run:
         if state.step >= self.plan.total_steps:
             return []
         state.ledger.check(self.plan, state.step)
-        return [
-            f"Stopped early, after step {state.step} of {self.plan.total_steps}: the last "
-            f"{self.progress.since} held-out losses were not below {self.progress.best:.4f}, that "
-            f"of step {self.progress.best_step}."
-        ]
+        if self.limit.stopped_at is not None:
+            return [self.limit.note(self.plan.total_steps)]
+        return [self.progress.stop_note(state.step, self.plan.total_steps)]
 
     def _state(self, settings: Settings) -> State:
         from tunesmith.train.loop import State, make_optimizer
@@ -248,9 +276,10 @@ class _Run:
         from tunesmith.train.policy import check_finite
 
         total = self.plan.total_steps
-        every = self.plan.steps_an_epoch
+        epoch = self.plan.steps_an_epoch
         patience = self.config.early_stopping_patience
-        if self.progress.is_over(patience) or state.step == total:
+        over = self.progress.is_over(patience) or self.limit.is_over(state.step)
+        if over or state.step == total:
             return  # a run that is resumed after its last step, or after it has stopped early
         self.metrics.begin(state.step)
         if not state.step:
@@ -280,18 +309,18 @@ class _Run:
                     self.metrics.step(done)
                     bar.advance(note=self.metrics.progress(done))
                 last = done.step == total
-                strategy = self.config.eval_strategy
-                period = every if strategy == "epoch" else self.config.eval_steps
-                if self.held.rows and strategy != "no" and not last and done.step % period == 0:
+                due = not last and looks_after(self.config, done.step, epoch)
+                if due and self.held.rows:
                     check_finite(state)
                     self._held_out_loss(done.step)
-                saves = every if self.config.save_steps == "epoch" else self.config.save_steps
                 best = wants_best(self.config) and self.progress.best_step == done.step
                 best = best or done.step in best_steps(self.metrics.records, self.config.keep_best)
-                if not last and (best or done.step % int(saves) == 0):
+                if not last and (best or saves_after(self.config, done.step, epoch)):
                     self._checkpoint(state)
                 self.live.step()
                 if self.progress.is_over(patience):
+                    break
+                if not last and self.limit.is_over(done.step, done.seconds):
                     break
 
     def _trunk(self, state: State, settings: Settings) -> AbstractContextManager[TrunkCache | None]:
@@ -308,10 +337,11 @@ class _Run:
 
     def _held_out_loss(self, step: int) -> float:
         """Take the held-out loss; keep the model if it is the best so far."""
+        from tunesmith.train.losses import HELD_OUT_CAPACITY
         from tunesmith.train.processes import row_scores
 
-        attention = self.loaded.attention
-        found = row_scores(self.model, self.held.rows, self.accelerator, 2048, attention, step)
+        size, attention = HELD_OUT_CAPACITY, self.loaded.attention
+        found = row_scores(self.model, self.held.rows, self.accelerator, size, attention, step)
         loss: float = sum(one.loss for one in found) / sum(one.weight for one in found)
         right = sum(one.right for one in found) / sum(one.tokens for one in found)
         self.metrics.held_out(step, loss, right)
@@ -328,10 +358,8 @@ class _Run:
 
     def _last_held_out_loss(self, step: int) -> float:
         """Return the held-out loss after the last step, taken already or taken now."""
-        taken = [
-            r["loss"] for r in self.metrics.records if (r["kind"], r["step"]) == ("eval", step)
-        ]
-        return float(taken[-1]) if taken else self._held_out_loss(step)
+        taken = self.metrics.held_out_at(step)
+        return self._held_out_loss(step) if taken is None else taken
 
     def _checkpoint(self, state: State) -> None:
         from tunesmith.train import checkpoint

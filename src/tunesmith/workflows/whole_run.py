@@ -16,13 +16,15 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
     """
     whole: dict[str, object] = {
         "resume": config.resume,
+        "minutes": config.minutes,
         "overwrite": config.overwrite,
+        "stall_seconds": config.stall_seconds,
         "nonfinite": config.nonfinite,
         "max_nonfinite_steps": config.max_nonfinite_steps,
-        "stall_seconds": config.stall_seconds,
         "logging_steps": config.logging_steps,
         "report_to": config.report_to,
         "eval_samples": config.eval_samples,
+        "rehearsal": config.rehearsal,
         "eval_questions": config.eval_questions,
         "trunk_cache": config.trunk_cache,
     }
