@@ -96,6 +96,7 @@ def test_the_steps_that_fit_are_planned_and_the_schedule_ends_with_them(
     assert last["lr"] == pytest.approx(1e-3 * factor("cosine", 18, 19, 1))
 
 
+@pytest.mark.slow
 def test_enough_time_adds_no_epochs(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     write_rows("rows.jsonl", 24)
     asked = fake(monkeypatch, 0.0, 0.01)
@@ -105,6 +106,7 @@ def test_enough_time_adds_no_epochs(monkeypatch: pytest.MonkeyPatch, capsys: Any
     assert manifest("instruct_rows")["steps"] == manifest("instruct_rows")["planned steps"] == 6
 
 
+@pytest.mark.slow
 def test_a_cheaper_method_is_taken_where_the_time_is_short(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_cheaper_method_is_taken_where_the_time_is_short(
     assert "by LoRA" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_set_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows("rows.jsonl", 400)
     asked = fake(monkeypatch, 0.0, 9.0)
@@ -178,6 +181,7 @@ def test_a_machine_that_became_slower_ends_in_time_and_resumes_to_the_same(
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_trains_the_same_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows("rows.jsonl", 400)
     fake(monkeypatch, 0.0, 3.0)
@@ -192,6 +196,7 @@ def test_a_resumed_run_trains_the_same_plan(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 def test_measuring_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     write_rows("rows.jsonl", 60)
     assert main([*COMMAND, "--minutes", "60", "--run-name", "measured"]) == 0

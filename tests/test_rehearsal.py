@@ -148,10 +148,10 @@ def test_other_failures_stay_what_they_are() -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        {},
-        {"lora": True, "lora_rank": 4, "lora_dropout": 0.2},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"lora": True, "lora_rank": 4, "lora_dropout": 0.2}, marks=pytest.mark.slow),
         {"lora": True, "lora_rank": 4, "lora_init": "pissa", "gradient_checkpointing": True},
-        {"freeze_ratio": 0.5, "neftune_alpha": 5.0},
+        pytest.param({"freeze_ratio": 0.5, "neftune_alpha": 5.0}, marks=pytest.mark.slow),
         {"shared_prefix": "grouped"},
         pytest.param({"lora": True, "lora_rank": 4, "load_in_4bit": True}, marks=needs_package),
     ],
@@ -176,6 +176,7 @@ def test_weights_with_and_without_are_equal_to_the_bit(
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_the_answers_of_the_end_are_rehearsed_and_change_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
