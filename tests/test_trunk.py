@@ -29,6 +29,9 @@ CPU = torch.device("cpu")
 ROWS = make_rows(20)
 PLAN = Plan(rows=20, rows_a_step=8, total_steps=8, seed=3)
 """Three epochs, less a step."""
+SLOW = pytest.mark.slow
+QUICK = ("llama", "gemma3", "gpt2")
+"""Architectures of which whole runs are compared by default; the others nightly."""
 PACKED = Settings(1e-2, warmup=2, capacity=64)
 PADDED = Settings(1e-2, warmup=2, packing=False, rows_a_micro_batch=3)
 
@@ -107,8 +110,10 @@ def test_upper_layers_alone_give_the_same_loss_and_gradients(arch: str, packing:
     assert gradients(model, rows, packing=packing)[0] == loss
 
 
-@pytest.mark.parametrize("packing", [True, False])
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("packing", [True, pytest.param(False, marks=SLOW)])
+@pytest.mark.parametrize(
+    "arch", [pytest.param(a, marks=[] if a in QUICK else SLOW) for a in ARCHITECTURES]
+)
 def test_a_cached_run_has_the_losses_of_an_uncached_one(
     arch: str, packing: bool, tmp_path: Path
 ) -> None:
@@ -134,9 +139,9 @@ def recomputing(model: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "precision", "within"),
     [
-        (with_lora, "no", 1e-6),
+        pytest.param(with_lora, "no", 1e-6, marks=SLOW),
         (recomputing, "no", 1e-6),
-        (lambda model: recomputing(with_lora(model)), "no", 1e-6),
+        pytest.param(lambda model: recomputing(with_lora(model)), "no", 1e-6, marks=SLOW),
         (lambda model: model, "bf16", 5e-3),
         (lambda model: recomputing(with_lora(model)), "bf16", 5e-3),
         (lambda model: model.to(torch.bfloat16), "no", 5e-2),
@@ -182,7 +187,13 @@ def test_frozen_layers_have_no_dropout_and_the_others_have_it(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("packing", "damage"),
-    [(True, "none"), (True, "gone"), (True, "flipped"), (False, "none"), (False, "flipped")],
+    [
+        (True, "none"),
+        (True, "gone"),
+        pytest.param(True, "flipped", marks=SLOW),
+        pytest.param(False, "none", marks=SLOW),
+        (False, "flipped"),
+    ],
 )
 def test_a_resumed_run_ends_with_the_same_bits_whatever_became_of_the_file(
     damage: str, packing: bool, tmp_path: Path
