@@ -168,13 +168,19 @@ def outcome(folder: Path, name: str) -> dict[str, Any]:
     for path in last.glob("*.safetensors"):
         found[f"last/{path.name}"] = path.read_bytes()
     state = json.loads((last / "state.json").read_text())
-    for record in state["extra"]["records"]:
-        record.pop("tokens_per_s", None)
+    state["extra"]["records"] = [repeatable(r) for r in state["extra"]["records"]]
     found["state"] = state
     lines = map(json.loads, (run_ / "metrics.jsonl").read_text().splitlines())
-    found["metrics"] = [{k: v for k, v in r.items() if k != "tokens_per_s"} for r in lines]
+    found["metrics"] = [repeatable(record) for record in lines]
     found["finished"] = json.loads((run_ / "manifest.json").read_text())["finished"]
     return found
+
+
+def repeatable(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a record does not depend on how fast or how full the machine was."""
+    from tunesmith.workflows.metrics import MEASURED
+
+    return {key: value for key, value in record.items() if key not in MEASURED}
 
 
 def leftovers(folder: Path, name: str) -> list[str]:

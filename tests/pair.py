@@ -86,9 +86,10 @@ def outcome(pair: Sequence[subprocess.Popen[str]], limit_s: float = 180) -> list
 
 
 def inject(fault: str, rank: int) -> None:
-    """Let one process stall, fail or die in its fourth micro-batch."""
+    """Let one process stall, fail or die in its fourth micro-batch, or let both take their time."""
     from tunesmith.errors import DataError
     from tunesmith.train import loop
+    from tunesmith.workflows.metrics import Metrics
 
     losses, calls = loop.token_losses, [0]
 
@@ -106,6 +107,14 @@ def inject(fault: str, rank: int) -> None:
         return losses(*given, **more)
 
     loop.token_losses = token_losses
+    if fault == "slow" and rank == 0:
+        write = Metrics.write
+
+        def write_slowly(self: Metrics) -> None:
+            time.sleep(1)
+            write(self)
+
+        Metrics.write = write_slowly
 
 
 def main() -> None:

@@ -42,11 +42,21 @@ def final_weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(folder / "runs" / name / "final_model" / "adapter_model.safetensors")
 
 
-def test_killed_at_random_and_resumed_equals_unkilled(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl")
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], float]:
+    """Return the weights of a run that nothing stops, and how long it took."""
+    folder = tmp_path_factory.mktemp("straight")
+    write_rows(folder / "rows.jsonl")
     began = time.monotonic()
-    assert train(tmp_path, "straight").wait() == 0
-    whole = time.monotonic() - began
+    assert train(folder, "straight").wait() == 0
+    return final_weights(folder, "straight"), time.monotonic() - began
+
+
+def test_killed_at_random_and_resumed_equals_unkilled(
+    tmp_path: Path, straight: tuple[dict[str, torch.Tensor], float]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    unkilled, whole = straight
     rng = random.Random(7)
     killed = 0
     checkpoints = tmp_path / "runs" / "killed" / "checkpoints"
@@ -60,13 +70,15 @@ def test_killed_at_random_and_resumed_equals_unkilled(tmp_path: Path) -> None:
         process.wait()
     again = ["--resume"] if checkpoint.latest(checkpoints)[0] else ["--overwrite"]
     assert train(tmp_path, "killed", *again).wait() == 0
-    straight, resumed = final_weights(tmp_path, "straight"), final_weights(tmp_path, "killed")
-    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+    resumed = final_weights(tmp_path, "killed")
+    assert all(torch.equal(value, resumed[name]) for name, value in unkilled.items())
     print(f"{killed} kills, weights bit-identical")
     assert killed > 0
 
 
-def test_sigterm_leaves_a_resumable_run(tmp_path: Path) -> None:
+def test_sigterm_leaves_a_resumable_run(
+    tmp_path: Path, straight: tuple[dict[str, torch.Tensor], float]
+) -> None:
     write_rows(tmp_path / "rows.jsonl")
     process = train(tmp_path, "asked")
     checkpoints = tmp_path / "runs" / "asked" / "checkpoints"
@@ -77,9 +89,8 @@ def test_sigterm_leaves_a_resumable_run(tmp_path: Path) -> None:
     assert process.wait() == 130
     again = train(tmp_path, "asked", "--resume")
     assert again.wait() == 0
-    assert train(tmp_path, "straight").wait() == 0
-    straight, resumed = final_weights(tmp_path, "straight"), final_weights(tmp_path, "asked")
-    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+    resumed = final_weights(tmp_path, "asked")
+    assert all(torch.equal(value, resumed[name]) for name, value in straight[0].items())
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])

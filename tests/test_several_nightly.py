@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,32 @@ from test_several import RECIPES, make_data, weights
 from tunesmith.train import checkpoint
 
 pytestmark = pytest.mark.reliability
+Weights = dict[str, torch.Tensor]
 LORA = {"lora": True, "lora_rank": 4, "lora_dropout": 0.2, "max_steps": 12, "neftune_alpha": 5.0}
+
+
+slow = pytest.mark.slow
+SHARED_OUT = pytest.param(SHARDS, id="shards", marks=slow)
+"""Weights in shards, where the share of a machine without much time is that of the copies."""
+
+
+@pytest.fixture(scope="module")
+def unstopped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, str]], Weights]:
+    """Return what gives the weights of a run that nothing stops; each is made once."""
+    found: dict[str, Weights] = {}
+
+    def weights_of(env: dict[str, str]) -> Weights:
+        name = "shards" if env else "copies"
+        if name not in found:
+            job = {"env": env, "train": {"run_name": "whole", **LORA}}
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(tmp_path_factory.mktemp(name))
+                make_data()
+                assert [code for code, _ in run(job)] == [0, 0]
+                found[name] = weights("whole")
+        return found[name]
+
+    return weights_of
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +64,20 @@ def wait_for_a_checkpoint(name: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("env", [{}, SHARDS], ids=["copies", "shards"])
-@pytest.mark.parametrize("how", ["term one", "term both", "kill"])
-def test_stopped_and_resumed_equals_unstopped(env: dict[str, str], how: str) -> None:
-    assert [code for code, _ in run({"env": env, "train": {"run_name": "whole", **LORA}})] == [0, 0]
+@pytest.mark.parametrize(
+    ("env", "how"),
+    [
+        pytest.param({}, "term one", id="copies, one asked"),
+        pytest.param({}, "term both", id="copies, both asked", marks=slow),
+        pytest.param({}, "kill", id="copies, killed"),
+        pytest.param(SHARDS, "term one", id="shards, one asked", marks=slow),
+        pytest.param(SHARDS, "term both", id="shards, both asked"),
+        pytest.param(SHARDS, "kill", id="shards, killed", marks=slow),
+    ],
+)
+def test_stopped_and_resumed_equals_unstopped(
+    env: dict[str, str], how: str, unstopped: Callable[[dict[str, str]], Weights]
+) -> None:
     job = {"env": env, "train": {"run_name": "cut", **LORA}, "fault": "slow"}
     with started(Path.cwd(), [job]) as pair:
         wait_for_a_checkpoint("cut")
@@ -57,7 +93,7 @@ def test_stopped_and_resumed_equals_unstopped(env: dict[str, str], how: str) -> 
     assert newest.name != checkpoint.name(12)
     again = run({"env": env, "train": {"run_name": "cut", **LORA, "resume": "auto"}})
     assert [code for code, _ in again] == [0, 0], again
-    whole, cut = weights("whole"), weights("cut")
+    whole, cut = unstopped(env), weights("cut")
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 
@@ -78,7 +114,7 @@ def test_a_process_that_stalls_is_named_and_all_end(env: dict[str, str]) -> None
     assert Path("runs/stalled/stacks/process-0.txt").is_file()
 
 
-@pytest.mark.parametrize("env", [{}, SHARDS], ids=["copies", "shards"])
+@pytest.mark.parametrize("env", [pytest.param({}, id="copies"), SHARED_OUT])
 def test_an_error_of_one_process_ends_both_with_its_code(env: dict[str, str]) -> None:
     found = run({"env": env, "train": {"run_name": "failed"}, "fault": "error"})
     assert [code for code, _ in found] == [3, 3], found
@@ -88,7 +124,7 @@ def test_an_error_of_one_process_ends_both_with_its_code(env: dict[str, str]) ->
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("env", [{}, SHARDS], ids=["copies", "shards"])
+@pytest.mark.parametrize("env", [pytest.param({}, id="copies"), SHARED_OUT])
 def test_a_process_that_dies_leaves_none_behind(env: dict[str, str]) -> None:
     (first, said), (second, _) = run({"env": env, "train": {"run_name": "dead"}, "fault": "death"})
     assert (first, second) == (6, -signal.SIGKILL), said

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tunesmith.train.loop import StepResult
     from tunesmith.types import Encoded
 
+MEASURED = ("tokens_per_s", "peak_bytes", "gpu_percent")
+"""Fields of a record that say how the machine did; all others are the same in every repetition."""
+
 
 class Metrics:
     """The numbers of a run, kept in its checkpoints, so that a resumed run has all of them."""

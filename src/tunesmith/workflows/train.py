@@ -151,6 +151,8 @@ class _Run:
             except Interrupted:
                 self._checkpoint(state)
                 console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
+                # Whoever leaves first ends the others, which may still be writing.
+                self.team.meet()
                 raise
         held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
