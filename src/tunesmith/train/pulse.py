@@ -105,15 +105,16 @@ class Failures:
             return None
         return None if text is None else dict(json.loads(text))
 
-    def take_leave(self) -> None:
+    def take_leave(self, patient: bool = False) -> None:
         """Say that this process ends now; the first one waits a little for the others to say so.
 
         It may be the one that keeps what is said, and if it left at once they would not hear why.
+        A ``patient`` one waits as well: what the others are at changes once it is gone.
         """
         with contextlib.suppress(RuntimeError):
             self._store.write(f"left/{self._rank}", "yes")
             until = time.monotonic() + FAREWELL_S
-            while self._rank == 0 and time.monotonic() < until:
+            while (patient or self._rank == 0) and time.monotonic() < until:
                 if all(self._store.read(f"left/{at}") for at in range(self._count)):
                     return
                 time.sleep(0.05)

@@ -219,7 +219,7 @@ def _code(failure: BaseException) -> int:
 
 
 def _ending(
-    team: Team, rank: int, take_leave: Callable[[], None]
+    team: Team, rank: int, take_leave: Callable[[bool], None]
 ) -> Callable[[int, str, bool], None]:
     """Return what ends this process from the thread that watches the others."""
 
@@ -234,7 +234,7 @@ def _ending(
                     text += f"\nTry: look at {folder}, where every process left its stack"
         if text:
             print(f"error: {text}", file=sys.stderr, flush=True)
-        take_leave()
+        take_leave(stacks)  # the others' stacks are wanted as they are
         _end_quietly(code)
 
     return end
