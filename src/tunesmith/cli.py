@@ -51,6 +51,11 @@ VERBS = {
     "estimate": Verb(
         "memory and time of a run before it starts", "schema_before.EstimateOptions", "estimate"
     ),
+    "selftest": Verb(
+        "check the promises of exactness on your model and machine",
+        "schema_before.SelfTestOptions",
+        "selftest",
+    ),
     "eval": Verb("ask a model a task's questions and grade it", "schema.EvalOptions", "evaluate"),
     "sample": Verb("sample, verify and select reasoning paths", "schema.SampleOptions", "sample"),
     "generate": Verb("answer one prompt", "schema.GenerateOptions", "generate", ("prompt",)),

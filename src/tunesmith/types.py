@@ -81,6 +81,23 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing computed in two ways: how far apart they came out, and how far they may be."""
+
+    name: str
+    compared: str
+    difference: float | None
+    """None where the check could not be made; ``note`` says why."""
+    limit: float
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Return whether it holds, as far as it could be checked."""
+        return self.difference is None or self.difference <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One question with the answer it is graded against."""
 

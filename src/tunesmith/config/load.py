@@ -90,7 +90,7 @@ def resolve(
     layers.append(_layer(kind, given, origin, found))
     merged, sources, places = _stack(layers)
     if issubclass(kind, FineTuningConfig):
-        _task_layer(merged, sources)
+        _task_layer(kind, merged, sources)
     try:
         options = kind(**merged)
     except ValidationError as failure:
@@ -246,9 +246,9 @@ def _stack(layers: Sequence[_Layer]) -> tuple[dict[str, Any], dict[str, str], di
     return merged, sources, places
 
 
-def _task_layer(merged: dict[str, Any], sources: dict[str, str]) -> None:
+def _task_layer(kind: type[Options], merged: dict[str, Any], sources: dict[str, str]) -> None:
     """Fill what neither user nor preset set with the task's defaults."""
-    task = str(merged.get("task", FineTuningConfig.model_fields["task"].default))
+    task = str(merged.get("task", kind.model_fields["task"].default))
     if task not in TASK_DEFAULTS:
         return
     defaults = dict(TASK_DEFAULTS[task])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tunesmith.config.schema import FineTuningConfig
+from tunesmith.config.schema import FineTuningConfig, TaskName
 
 
 class FindRateOptions(FineTuningConfig):
@@ -25,3 +25,14 @@ class EstimateOptions(FineTuningConfig):
     """Real steps that are timed, besides two of the longest; 0 leaves it at arithmetic."""
     compare: str | None = None
     """Folder of a finished run with the same settings: show predicted against measured."""
+
+
+class SelfTestOptions(FineTuningConfig):
+    """Everything that ``tunesmith selftest`` knows."""
+
+    task: TaskName = "units"
+    """Kind of work; units makes its own rows, so nothing but a model is needed."""
+    test_rows: int = Field(default=6, ge=2, le=64)
+    """Rows that the checks are made on, from the shortest to long ones."""
+    test_tokens: int = Field(default=1024, ge=64)
+    """Tokens that these rows have at most together, unless the shortest ones have more."""

@@ -165,7 +165,7 @@ def fit(
         skipped = state.decisions.skips.get(state.step, "")
         alone = settings.new_rows is not None and state.step < settings.new_rows.steps
         if not skipped:
-            loss, trained, seen = _gradients(state, work, picked)
+            loss, trained, seen = gradients(state, work, picked)
             nonfinite.unscale(state)
             if alone and settings.new_rows is not None:
                 keep_new_rows(state.model, settings.new_rows)
@@ -212,7 +212,7 @@ class Work:
     trunk: TrunkCache | None
 
 
-def _gradients(
+def gradients(
     state: State, work: Work, picked: Sequence[int]
 ) -> tuple[float, int, tuple[RowSeen, ...]]:
     """Make a step's gradients, in smaller micro-batches where memory runs out."""
