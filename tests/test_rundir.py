@@ -295,7 +295,10 @@ def test_an_existing_folder_gets_a_number(tmp_path):
 
 
 def test_resume_reuses_the_folder(tmp_path):
-    RunDir.create(tmp_path, "run", resume=True).close()
+    with pytest.raises(CheckpointError, match="There is no run"):
+        RunDir.create(tmp_path, "run", resume=True)
+    assert not list(tmp_path.iterdir())
+    RunDir.create(tmp_path, "run").close()
     (tmp_path / "run" / "metrics.jsonl").write_text("kept")
     with RunDir.create(tmp_path, "run", resume=True) as run:
         assert run.existed

@@ -28,7 +28,7 @@ from tunesmith.train.batches import packed_capacity
 from tunesmith.train.invariants import Subject
 from tunesmith.train.loop import Settings
 from tunesmith.train.losses import Pack
-from tunesmith.train.sharing import Bundle
+from tunesmith.train.sharing import SHORTEST, Bundle
 from tunesmith.train.trunk_cache import TrunkCache
 from tunesmith.types import Finding
 from tunesmith.workflows import selftest
@@ -43,7 +43,7 @@ def subject(arch: str = "llama", *, lora: bool = False, **config: Any) -> Subjec
     model = tiny_model(arch, **{layers: 4, **config})
     if lora:
         model = add_lora(model, rank=4, alpha=8, dropout=0.1)
-    return Subject(model, make_rows(6), SETTINGS, Accelerator(cpu=True), ROUNDING)
+    return Subject(model, make_rows(6), SETTINGS, Accelerator(cpu=True), ROUNDING, 128)
 
 
 def generated(given: Subject, _: Path) -> Finding:
@@ -140,6 +140,15 @@ def test_what_cannot_be_checked_is_said(tmp_path: Path) -> None:
     assert found.holds
     assert found.difference is None
     assert "embed_tokens.weight is trained and changes what the frozen layers" in found.note
+
+
+def test_a_shared_prompt_stays_within_the_positions() -> None:
+    given = subject("gpt2")
+    longest = max(len(row.ids) for row in given.rows)
+    assert invariants.shared(replace(given, positions=longest + SHORTEST)).difference is not None
+    found = invariants.shared(replace(given, positions=longest + SHORTEST - 1))
+    assert found.difference is None
+    assert "no room" in found.note
 
 
 def test_the_command(

@@ -196,7 +196,7 @@ def no_tokenizer() -> None:
         (["train", "--dataset", "rows.jsonl", "--max-length", "9999"], "2048"),
         (["train", "--dataset", "rows.jsonl", "--max-length", "10"], "cannot be trained on"),
         (["train", "--dataset", "rows.jsonl", "--lora", "--lora-target-modules", "wq"], "q_proj"),
-        (["train", "--dataset", "rows.jsonl", "--resume"], "no valid checkpoint"),
+        (["train", "--dataset", "rows.jsonl", "--resume"], "There is no run"),
         (["eval", "--task", "chat"], "cannot be graded"),
         (["eval", "--prompt", "loud"], "no prompt style"),
         (["sample", "--output", "rows.txt"], ".jsonl"),

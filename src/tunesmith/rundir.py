@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from tunesmith.storage import (
     hash_file,
     hash_json,
     hash_tree,
-    settle_folder,
+    settle_folders,
     storage_errors,
     sync_folder,
     write_bytes,
@@ -114,6 +115,15 @@ class RunDir:
             )
         parent = Path(parent)
         wanted = parent / name
+        if resume and not wanted.is_dir():
+            near = difflib.get_close_matches(
+                name, [p.parent.name for p in parent.glob("*/config.yaml")]
+            )
+            raise CheckpointError(
+                f"There is no run {str(wanted)!r} to resume.",
+                expected=f"one such as {near[0]!r}" if near else "the --run-name of a run",
+                hint="the same command without --resume starts it",
+            )
         with storage_errors(wanted, "made"):
             parent.mkdir(parents=True, exist_ok=True)
             number = 1
@@ -132,8 +142,8 @@ class RunDir:
         if overwrite and run.existed:
             run._clear()
         run._sweep()
-        for folder in (run.best_model, run.final_model):
-            settle_folder(folder)
+        for folder in (run.path, run.checkpoints):
+            settle_folders(folder)
         return run
 
     def _acquire(self) -> None:

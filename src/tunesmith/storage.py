@@ -155,6 +155,12 @@ def settle_folder(target: Path) -> None:
             old.rename(target)
 
 
+def settle_folders(parent: Path) -> None:
+    """Settle every folder of ``parent`` whose replacement may have been cut short."""
+    for old in list(parent.glob(".*.before")):
+        settle_folder(parent / old.name.removeprefix(".").removesuffix(".before"))
+
+
 def _beside(target: Path) -> tuple[Path, Path]:
     """Return where a folder is made, and where the one before it waits."""
     return (

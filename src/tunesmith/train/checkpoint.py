@@ -18,7 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import CheckpointError
-from tunesmith.storage import hash_file, whole_folder
+from tunesmith.storage import (
+    hash_file,
+    storage_errors,
+    sync_folder,
+    whole_folder,
+)
 from tunesmith.train import sharded
 from tunesmith.train.ledger import Ledger
 from tunesmith.train.loop import State
@@ -29,6 +34,8 @@ from tunesmith.train.wire import Wire
 MANIFEST = "manifest.json"
 ROWS = "rows.safetensors"
 KEPT_AT_LEAST = 2
+ASIDE = "superseded-"
+"""Begins the name of a checkpoint whose course was given up for an earlier one's."""
 _NAME = re.compile(r"checkpoint-step-(\d+)")
 
 
@@ -117,6 +124,20 @@ def latest(folder: Path) -> tuple[Path | None, list[str]]:
             return path, complaints
         complaints.append(f"{path.name} is not used: {fault}")
     return None, complaints
+
+
+def set_aside_after(path: Path) -> list[Path]:
+    """Rename the checkpoints of later steps than this one, so that none is gone on from."""
+    step = int(path.name.rpartition("-")[2])
+    aside = []
+    with storage_errors(path.parent, "renamed in"):
+        for later, found in reversed(steps(path.parent)):
+            if later > step:
+                new = found.with_name(f"{ASIDE}{found.name}")
+                shutil.rmtree(new, ignore_errors=True)
+                aside.append(found.rename(new))
+        sync_folder(path.parent)
+    return aside
 
 
 def restore(path: Path, state: State, wire: Wire | None = None) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Subject:
     accelerator: Any
     rounding: float
     """See ``ROUNDING``."""
+    positions: int
+    """Tokens that a row of this model may have."""
     seed: int = 0
 
     def state(self) -> State:
@@ -78,7 +80,11 @@ def accumulated(subject: Subject) -> Finding:
 def shared(subject: Subject) -> Finding:
     """Compare the gradients of answers behind one shared prompt with those of whole rows."""
     longest = max(subject.rows, key=lambda row: len(row.ids))
-    prompt = longest.ids * -(-SHORTEST // len(longest.ids))
+    room = subject.positions - len(longest.ids)
+    prompt = (longest.ids * -(-SHORTEST // len(longest.ids)))[:room]
+    if len(prompt) < SHORTEST:
+        why = f"not made: {len(longest.ids)} tokens leave no room for a prompt in front of them"
+        return Finding("shared = unshared", "gradients", None, subject.rounding, why)
     rows = [
         replace(row, ids=prompt + row.ids, weights=(0.0,) * len(prompt) + row.weights)
         for row in subject.rows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import CheckpointError
 from tunesmith.rundir import RunDir
-from tunesmith.workflows import console
+from tunesmith.workflows import conditions, console
 from tunesmith.workflows.several import Team
 
 if TYPE_CHECKING:
@@ -39,8 +40,10 @@ def checkpoint_to_resume(run: RunDir, wanted: str) -> Path:
     return found
 
 
-def check_resume(path: Path, plan: Plan, team: Team) -> None:
+def check_resume(path: Path, plan: Plan, team: Team, now: Mapping[str, Any]) -> list[str]:
     """Refuse a checkpoint that this plan, or these processes, cannot go on from exactly.
+
+    ``now`` are the conditions of this run. Returns what there is to say about its differences.
 
     Copies of the model may be more or fewer than before, if a step still takes the same rows:
     order, batches and losses stay, but dropout and the order of sums depend on who does what.
@@ -62,6 +65,13 @@ def check_resume(path: Path, plan: Plan, team: Team) -> None:
             f"this run of {_described(team.count, team.way == 'shards')}.",
             hint="launch it as before",
         )
+    if step > plan.total_steps:
+        raise CheckpointError(
+            f"{path.name} is behind {step} steps, and these settings plan {plan.total_steps}.",
+            expected=f"at least {step} steps",
+            hint="a higher --max-steps or --num-epochs, or --resume with an earlier checkpoint",
+        )
+    notes = conditions.compare(path.name, extra.get("conditions"), now)
     if ledger != Ledger.planned(plan, step, ledger.skipped):
         raise CheckpointError(
             f"{path.name} was made with other rows in a step than these settings and "
@@ -71,10 +81,27 @@ def check_resume(path: Path, plan: Plan, team: Team) -> None:
             hint="another --gradient-accumulation-steps",
         )
     if was != team.count:
-        console.warn(
+        notes.append(
             f"{path.name} was made by {was} processes, this run has {team.count}. Rows, order and "
-            "steps stay, but not the bits: dropout and the order of sums depend on the processes."
+            "steps stay, but not the bits: dropout and the order of sums depend on the processes"
         )
+    for note in notes:
+        console.warn(note)
+    return [f"{note[0].upper()}{note[1:]}." for note in notes]
+
+
+def give_up_later(path: Path) -> None:
+    """Set aside the checkpoints of later steps than the one that a run goes on from.
+
+    They belong to a course that is given up: neither a further resume nor a return after a number
+    that is not finite is to take them up.
+    """
+    from tunesmith.train import checkpoint
+
+    aside = checkpoint.set_aside_after(path)
+    if aside:
+        names = ", ".join(one.name for one in aside)
+        console.say(f"The run goes on from {path.name}; later ones are set aside as {names}.")
 
 
 def _described(count: int, in_shards: bool) -> str:

@@ -96,7 +96,8 @@ def _subject(opened: Opened, options: SelfTestOptions) -> Subject:
     settings = replace(settings, new_rows=None, warmup=0, schedule="constant")
     model = make_trainable(opened.config, opened.loaded, accelerator)
     rounding = rounding_of(opened.loaded.dtype, options.mixed_precision)
-    return Subject(model, rows, settings, accelerator, rounding, options.seed)
+    positions = opened.loaded.max_positions
+    return Subject(model, rows, settings, accelerator, rounding, positions, options.seed)
 
 
 def _pick(rows: Sequence[Encoded], count: int, tokens: int) -> list[Encoded]:

@@ -13,6 +13,7 @@ from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import CheckpointError, DivergedError, Interrupted
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, minutes, safety
+from tunesmith.workflows.conditions import conditions
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.footprint import settle_checkpointing
 from tunesmith.workflows.live_report import LiveReport
@@ -27,7 +28,7 @@ from tunesmith.workflows.progress import (
     wants_best,
 )
 from tunesmith.workflows.rehearsal import rehearse_run
-from tunesmith.workflows.resuming import check_resume, checkpoint_to_resume
+from tunesmith.workflows.resuming import check_resume, checkpoint_to_resume, give_up_later
 from tunesmith.workflows.row_watch import judge_rows, write_ledger
 from tunesmith.workflows.samples import Samples, check_samples
 from tunesmith.workflows.setup import (
@@ -97,7 +98,8 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
         with team.run_folder(create) as run:
             console.say(f"Run: {run.path}")
             if team.main:
-                run.write_config(config.model_dump(mode="json"))
+                if config.resume is None:
+                    run.write_config(config.model_dump(mode="json"))
                 store(run, opened.loaded.new_tokens)
             training = _Run(opened, run, team, resolved.sources, began)
             with training.metrics, training.live:
@@ -125,6 +127,8 @@ class _Run:
         self.samples = Samples(self.config, self.data, self.held, self.loaded, self.renderer, run)
         self.live = LiveReport(run, self.plan.total_steps, self.metrics, self.samples)
         self.notes: list[str] = []
+        self.from_name = ""
+        """The checkpoint that a resumed run goes on from."""
         self.machine = fingerprint(self.accelerator, self.loaded.dtype)
         self.trunk_kept: bool | None = None
         """Whether the trunk's output is kept; None until that is decided, once in a run."""
@@ -135,6 +139,9 @@ class _Run:
 
         timed = self.config.minutes is not None
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded, quiet=timed)
+        wanted = self.config.resume
+        if wanted is not None:  # known to be there before anything takes time
+            self.from_name = self.team.told(lambda: checkpoint_to_resume(self.run, wanted).name)
         rehearse_run(self.opened, self.plan, settings, self.accelerator)
         asked = minutes.clock()
         parts = (self.loaded, self.renderer, self.data, self.held, self.run, self.config)
@@ -234,20 +241,25 @@ class _Run:
         from tunesmith.train.loop import State, make_optimizer
 
         config = self.config
+        self.conditions = conditions(config, self.rows.rows, self.loaded.model)
         model = make_trainable(config, self.loaded, self.accelerator, self.team.way)
         state = State(model, make_optimizer(model, settings))
         state.scaler = getattr(self.accelerator, "scaler", None)
         self.model = model
         decided = None
         if config.resume is not None:
-            wanted, folder = config.resume, self.run.checkpoints
-            path = folder / self.team.told(lambda: checkpoint_to_resume(self.run, wanted).name)
-            check_resume(path, self.plan, self.team)
+            path = self.run.checkpoints / self.from_name
+            changes = check_resume(path, self.plan, self.team, self.conditions)
             extra = self._restore(path, state)
             decided = extra.get("decisions")
             console.say(f"Resumed from {path.name}.")
-            self.notes += safety.warn_of_machine(extra.get("machine"), self.machine)
+            changes += safety.warn_of_machine(extra.get("machine"), self.machine)
+            self.notes = list(dict.fromkeys([*extra.get("notes", []), *changes]))
+            if self.team.main:
+                give_up_later(path)
         main = self.accelerator.is_main_process
+        if main:
+            self.run.write_config(config.model_dump(mode="json"))
         state.decisions = safety.open_decisions(self.run, decided, main=main)
         if config.nonfinite == "rewind" and config.resume is None:
             self._checkpoint(state)  # there must be one to go back to
@@ -373,6 +385,8 @@ class _Run:
             **self.progress.to_json(),
             "decisions": state.decisions.to_json(),
             "machine": self.machine,
+            "conditions": self.conditions,
+            "notes": self.notes,
             "trunk_kept": self.trunk_kept,
             "new_tokens": None if new is None else new.to_json(),
             "processes": team.count,
