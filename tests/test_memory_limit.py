@@ -16,11 +16,11 @@ from test_policy import equal, final, in_a_folder, train  # noqa: F401
 from test_training import make_rows
 from tiny_models import tiny_model
 from tunesmith.errors import TrainingError
+from tunesmith.models.memory import is_out_of_memory
 from tunesmith.train import loop
 from tunesmith.train.batches import Plan
 from tunesmith.train.decisions import Decisions
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
-from tunesmith.train.shrink import is_out_of_memory
 
 PLAN = Plan(rows=24, rows_a_step=8, total_steps=4, seed=3)
 SHAPES = {

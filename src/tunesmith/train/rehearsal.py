@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from tunesmith.errors import TrainingError
-from tunesmith.models.memory import free_bytes
+from tunesmith.models.memory import free_bytes, is_out_of_memory
 from tunesmith.train.batches import Plan, pack
 from tunesmith.train.estimate import watched
 from tunesmith.train.largest import largest_batches, tokens_of
@@ -29,7 +29,6 @@ from tunesmith.train.losses import (
     token_losses,
 )
 from tunesmith.train.sharing import Bundle
-from tunesmith.train.shrink import is_out_of_memory
 from tunesmith.train.snapshot import only_passing
 from tunesmith.types import Encoded
 

@@ -6,34 +6,17 @@ divided once by all trained tokens of the step.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from tunesmith.errors import TrainingError
+from tunesmith.errors import OutOfMemoryError
+from tunesmith.models.memory import give_back, is_out_of_memory
 
 if TYPE_CHECKING:
     from tunesmith.train.loop import Settings, State
 
 T = TypeVar("T")
-_SAID = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "MPS backend out of memory",
-)
-
-
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on whichever device."""
-    if isinstance(failure, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(failure, RuntimeError) and any(said in str(failure) for said in _SAID)
 
 
 def within_memory(
@@ -45,8 +28,8 @@ def within_memory(
 ) -> T:
     """Return what ``compute`` makes of a step, in smaller micro-batches if memory runs out.
 
-    ``lengths`` are those of the step's rows in tokens. Raises ``TrainingError`` when one row alone
-    does not fit, or several processes would have to agree.
+    ``lengths`` are those of the step's rows in tokens. Raises ``OutOfMemoryError`` when one row
+    alone does not fit, or several processes would have to agree.
     """
     while True:
         size = state.decisions.size(state.step)
@@ -58,9 +41,7 @@ def within_memory(
                 raise
         # Here the error is gone, and with it the frames that held the activations.
         state.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        if accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(accelerator.device)
         smaller = _halved(shaped, lengths)
         if accelerator.num_processes > 1 or smaller is None:
             raise _too_large(state, lengths, accelerator.num_processes)
@@ -87,15 +68,15 @@ def _halved(settings: Settings, lengths: Sequence[int]) -> int | None:
     return max(1, min(settings.capacity, sum(lengths)) // 2)
 
 
-def _too_large(state: State, lengths: Sequence[int], processes: int) -> TrainingError:
+def _too_large(state: State, lengths: Sequence[int], processes: int) -> OutOfMemoryError:
     if processes > 1:
-        return TrainingError(
+        return OutOfMemoryError(
             f"Memory ran out in step {state.step + 1}, and {processes} processes cannot agree on "
             "smaller micro-batches on the way.",
             hint="--resume with a lower --max-length, --gradient-checkpointing, or --no-packing "
             "and a lower --per-device-train-batch-size with more --gradient-accumulation-steps",
         )
-    return TrainingError(
+    return OutOfMemoryError(
         f"Memory ran out in step {state.step + 1} with every row alone; the longest has "
         f"{max(lengths, default=0)} tokens.",
         hint="--gradient-checkpointing, a lower --max-length, --lora, or --optim adafactor",

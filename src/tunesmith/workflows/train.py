@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.errors import CheckpointError, DivergedError, Interrupted
+from tunesmith.errors import CheckpointError, DivergedError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, minutes, safety
 from tunesmith.workflows.finish import Finished, baseline, finish
@@ -145,16 +145,10 @@ class _Run:
             settings = self._fit_into_minutes(minutes.clock() - asked)
         state = self._state(settings)
         first, began = state.step, time.monotonic()
-        with stop_on_signals(launched=self.team.several) as stop:
-            try:
+        with safety.last_step_kept(lambda: self._checkpoint(state), state, self.run, self.team):
+            with stop_on_signals(launched=self.team.several) as stop:
                 self._train(state, settings, stop)
-            except Interrupted:
-                self._checkpoint(state)
-                console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
-                # Whoever leaves first ends the others, which may still be writing.
-                self.team.meet()
-                raise
-        held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
+            held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
         seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
         notes = self.notes + self._early_stop(state)
@@ -187,7 +181,8 @@ class _Run:
 
         def end() -> None:
             judge_rows(self.run, self.metrics.ledger, self.rows.rows)
-            finish(done, before or [])
+            with safety.model_kept(self.run):
+                finish(done, before or [])
 
         self.team.only_main(end, "measuring the tuned model")
         self.limit.say_used(self.config.minutes)
