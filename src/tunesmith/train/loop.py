@@ -226,8 +226,11 @@ def gradients(
             torch.manual_seed(_step_seed(work.seed, state.step, work.accelerator.process_index))
             return _backward(state, work, settings, picked)
 
+    def split(settings: Settings) -> list[list[Bundle]]:
+        return micro_batches(picked, work.rows, work.sizes, settings)
+
     step_lengths = [work.sizes[at] for at in picked]
-    return within_memory(compute, state, step_lengths, work.settings, work.accelerator)
+    return within_memory(compute, state, step_lengths, work.settings, work.accelerator, split)
 
 
 def micro_batches(

@@ -6,7 +6,7 @@ divided once by all trained tokens of the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from tunesmith.models.memory import give_back, is_out_of_memory
 
 if TYPE_CHECKING:
     from tunesmith.train.loop import Settings, State
+    from tunesmith.train.sharing import Bundle
 
 T = TypeVar("T")
 
@@ -25,15 +26,17 @@ def within_memory(
     lengths: Sequence[int],
     settings: Settings,
     accelerator: Any,
+    split: Callable[[Settings], Iterable[Sequence[Bundle]]],
 ) -> T:
     """Return what ``compute`` makes of a step, in smaller micro-batches if memory runs out.
 
-    ``lengths`` are those of the step's rows in tokens. Raises ``OutOfMemoryError`` when one row
-    alone does not fit, or several processes would have to agree.
+    ``lengths`` are those of the step's rows in tokens, ``split`` returns its micro-batches.
+    Raises ``OutOfMemoryError`` when one row alone does not fit, or several processes would have
+    to agree.
     """
     while True:
         size = state.decisions.size(state.step)
-        shaped = settings if size is None else _sized(settings, size)
+        shaped = settings if size is None else sized(settings, size)
         try:
             return compute(shaped)
         except (MemoryError, RuntimeError) as failure:
@@ -42,14 +45,15 @@ def within_memory(
         # Here the error is gone, and with it the frames that held the activations.
         state.optimizer.zero_grad(set_to_none=True)
         give_back(accelerator.device)
-        smaller = _halved(shaped, lengths)
+        smaller = halved(shaped, split(shaped))
         if accelerator.num_processes > 1 or smaller is None:
             raise _too_large(state, lengths, accelerator.num_processes)
         unit = "tokens" if settings.packing else "rows"
         state.decisions.shrink(state.step, smaller, f"{smaller} {unit}")
 
 
-def _sized(settings: Settings, size: int) -> Settings:
+def sized(settings: Settings, size: int) -> Settings:
+    """Return the settings with micro-batches of at most this size: tokens, or rows if padded."""
     if settings.packing:
         # Groups that are taken whole would not become smaller with the capacity.
         shared = "auto" if settings.shared_prefix == "grouped" else settings.shared_prefix
@@ -57,15 +61,19 @@ def _sized(settings: Settings, size: int) -> Settings:
     return replace(settings, rows_a_micro_batch=min(size, settings.rows_a_micro_batch))
 
 
-def _halved(settings: Settings, lengths: Sequence[int]) -> int | None:
-    """Return half a micro-batch of this step, or None where each row is alone already."""
-    if not settings.packing:
-        rows = min(settings.rows_a_micro_batch, len(lengths))
-        return rows // 2 if rows > 1 else None
-    if len(lengths) < 2 or sum(sorted(lengths)[:2]) > settings.capacity:
-        return None
-    # A pack holds no more than the step has, so halving the room above that would change nothing.
-    return max(1, min(settings.capacity, sum(lengths)) // 2)
+def halved(settings: Settings, batches: Iterable[Sequence[Bundle]]) -> int | None:
+    """Return half the largest of these micro-batches, or None where each row is alone already.
+
+    A row that is alone cannot be made smaller, however long it is, so it is left out of account.
+    """
+    most = 0
+    for found in batches:
+        rows = sum(len(bundle.rows) for bundle in found)
+        if rows > 1:
+            places = sum(bundle.group.tokens for bundle in found)
+            most = max(most, places if settings.packing else rows)
+    # Rows of one prompt that were taken whole may be more than the capacity.
+    return max(1, min(most // 2, settings.capacity)) if most else None
 
 
 def _too_large(state: State, lengths: Sequence[int], processes: int) -> OutOfMemoryError:
