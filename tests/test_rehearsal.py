@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -199,10 +200,39 @@ def test_a_run_without_the_memory_fails_before_anything_is_measured(
     monkeypatch.setattr(memory, "free_bytes", lambda _: 3_000_000)
     assert main([*COMMAND, "--rehearsal", "--run-name", "tight"]) == 6
     said = capsys.readouterr().err
-    assert "This run could not end: the largest training batch (8 rows, " in said
+    assert "This run could not end: the largest training batch (1 row, " in said
     assert "by arithmetic" in said
     assert not Path("runs/tight/checkpoints").exists()
     assert main([*COMMAND, "--no-rehearsal", "--run-name", "tight", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "unit"), [((), "tokens"), (("--no-packing",), "rows")], ids=["packed", "padded"]
+)
+def test_a_run_whose_batches_fit_when_halved_is_not_refused(
+    more: tuple[str, ...], unit: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_rows("rows.jsonl")
+    line = [*COMMAND, *more, "--rehearsal", "--per-device-train-batch-size", "4"]
+    assert main([*line, "--run-name", "roomy"]) == 0
+    assert "shrink" not in capsys.readouterr().err
+    real, tried = workflow._by_arithmetic, []
+
+    def larger(opened: Any, plan: Plan, settings: Settings, accelerator: Any) -> int:
+        tried.append(settings.capacity if settings.packing else settings.rows_a_micro_batch)
+        return real(opened, plan, settings, accelerator) if len(tried) > 1 else 1 << 60
+
+    monkeypatch.setattr(workflow, "_by_arithmetic", larger)
+    assert main([*line, "--run-name", "tight"]) == 0
+    said = capsys.readouterr().err
+    assert len(tried) == 2
+    assert tried[1] < tried[0]
+    why = "the rehearsal found too little memory for larger ones"
+    assert f"{why}, so micro-batches shrink to {tried[1]} {unit}" in said
+    sizes = json.loads(Path("runs/tight/decisions.json").read_text())["sizes"]
+    assert sizes == {"0": tried[1]}
+    one, other = weights("roomy"), weights("tight")
+    assert all(torch.allclose(value, other[name], atol=1e-5) for name, value in one.items())
 
 
 def test_short_and_resumed_runs_go_without(monkeypatch: pytest.MonkeyPatch) -> None:

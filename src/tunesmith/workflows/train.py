@@ -26,7 +26,7 @@ from tunesmith.workflows.progress import (
     saves_after,
     wants_best,
 )
-from tunesmith.workflows.rehearsal import rehearse_run
+from tunesmith.workflows.rehearsal import begin_smaller, rehearse_run
 from tunesmith.workflows.resuming import check_resume, checkpoint_to_resume
 from tunesmith.workflows.row_watch import judge_rows, write_ledger
 from tunesmith.workflows.samples import Samples, check_samples
@@ -135,7 +135,7 @@ class _Run:
 
         timed = self.config.minutes is not None
         settings = loop_settings(self.config, self.plan, self.rows, self.loaded, quiet=timed)
-        rehearse_run(self.opened, self.plan, settings, self.accelerator)
+        smaller = rehearse_run(self.opened, self.plan, settings, self.accelerator)
         asked = minutes.clock()
         parts = (self.loaded, self.renderer, self.data, self.held, self.run, self.config)
         before = self.team.only_main(
@@ -144,6 +144,7 @@ class _Run:
         if timed:
             settings = self._fit_into_minutes(minutes.clock() - asked)
         state = self._state(settings)
+        begin_smaller(state, smaller, settings)
         first, began = state.step, time.monotonic()
         with safety.last_step_kept(lambda: self._checkpoint(state), state, self.run, self.team):
             with stop_on_signals(launched=self.team.several) as stop:
