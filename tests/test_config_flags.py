@@ -35,20 +35,6 @@ def found_faults(kind: type[Options], line: str, positional: tuple[str, ...] = (
     return flags.parse(kind, line.split(), positional).faults
 
 
-def test_the_command_of_the_orca_requirement() -> None:
-    config = train(
-        "--model_name_or_path meta-llama/Llama-3.2-1B --dataset_name mixed "
-        "--dataset_test_split validation --output_dir ./models/out --learning_rate 2e-5 "
-        "--num_train_epochs 3 --per_device_train_batch_size 2 --gradient_accumulation_steps 4 "
-        "--packing True --eval_strategy steps --eval_steps 100 --logging_steps 25"
-    )
-    assert config.model == "meta-llama/Llama-3.2-1B"
-    assert (config.dataset, config.dataset_test_split) == (["mixed"], "validation")
-    assert (config.learning_rate, config.num_epochs, config.packing) == (2e-5, 3, True)
-    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (2, 4)
-    assert (config.eval_strategy, config.eval_steps, config.logging_steps) == ("steps", 100, 25)
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

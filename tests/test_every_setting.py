@@ -34,6 +34,11 @@ eight = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"
 )
 TABLE: list[Any] = [
+    ("task", "code", {}, "recomputes"),
+    ("model", "../other", {}, "losses"),
+    ("dataset", "../alike.jsonl", {}, "trained tokens"),
+    ("dataset_test_split", "test", {"dataset": "../saved"}, "held out loss"),
+    ("max_length", 24, {"dataset": "../texts.jsonl"}, "trained tokens"),
     ("lora", True, {}, "trained"),
     ("lora_rank", 8, LORA, "shapes"),
     ("lora_alpha", 64.0, LORA, "losses"),
@@ -104,6 +109,7 @@ ELSEWHERE = {
     "max_nonfinite_steps": "test_policy: when a run stops after all",
     "stall_seconds": "test_several_nightly: a process that stalls is named, and all end",
     "log_level": "test_cli: what is shown",
+    "num_workers": "test_rows and test_cache: processes that tokenise, to the same tokens",
 }
 """Settings that change what a second command does, or nothing of the run."""
 
@@ -116,6 +122,15 @@ def write_alike(path: str) -> None:
         for how in ("It is", "That makes")
     )
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_saved(path: str) -> None:
+    """Write a folder of three splits, as ``save_to_disk`` leaves it."""
+    from datasets import Dataset, DatasetDict
+
+    rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
+    parts = {"train": rows[:16], "validation": rows[16:20], "test": rows[20:]}
+    DatasetDict({name: Dataset.from_list(part) for name, part in parts.items()}).save_to_disk(path)
 
 
 Observe = Callable[[dict[str, Any]], dict[str, Any]]
@@ -134,6 +149,11 @@ def observe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observe]:
         write_alike("alike.jsonl")
         tiny_model("llama").save_pretrained("base")
         tiny_tokenizer().save_pretrained("base")
+        write_saved("saved")
+        texts = (" ".join(f"{n} and {m} is {n + m}." for n in range(9)) for m in range(12))
+        Path("texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+        tiny_model("llama", seed=1).save_pretrained("other")
+        tiny_tokenizer().save_pretrained("other")
 
         def once(settings: dict[str, Any]) -> dict[str, Any]:
             key = json.dumps(settings, sort_keys=True)
@@ -215,6 +235,7 @@ def run_and_look(
     run = tunesmith.train(**{**common, **settings}).run
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found["lines"] = sum(r["kind"] == "train" for r in records)
+    found["held out loss"] = [r["loss"] for r in records if r["kind"] == "eval"]
     found["held out"] = [r["step"] for r in records if r["kind"] == "eval"]
     files = {str(path) for path in run.rglob("*") if "events.out" not in path.name}
     found["files"] = sorted(files)

@@ -13,14 +13,15 @@ from accelerate import Accelerator
 
 from injected import OUT_OF_MEMORY, at_forward, no_memory
 from test_policy import equal, final, in_a_folder, train  # noqa: F401
+from test_sharing import prompt_rows
 from test_training import make_rows
 from tiny_models import tiny_model
 from tunesmith.errors import TrainingError
+from tunesmith.models.memory import is_out_of_memory
 from tunesmith.train import loop
 from tunesmith.train.batches import Plan
 from tunesmith.train.decisions import Decisions
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
-from tunesmith.train.shrink import is_out_of_memory
 
 PLAN = Plan(rows=24, rows_a_step=8, total_steps=4, seed=3)
 SHAPES = {
@@ -124,6 +125,31 @@ def test_another_failure_is_not_taken_for_it(failure: Exception) -> None:
 
     with pytest.raises(type(failure), match=str(failure)):
         run(SHAPES["packed"], {1}, fail)
+
+
+@pytest.mark.parametrize("shared", ["auto", "grouped"])
+def test_rows_that_share_most_of_their_tokens_are_parted_in_the_end(shared: str) -> None:
+    rows = prompt_rows(2, (3, 4))
+    assert sum(sorted(len(row.ids) for row in rows)[:2]) > 64
+    settings = Settings(1e-2, capacity=64, shared_prefix=shared, rows_a_micro_batch=8)
+    plan = Plan(rows=7, rows_a_step=7, total_steps=1, seed=3)
+
+    def losses(act: Any) -> tuple[list[float], list[int]]:
+        model = tiny_model("llama")
+        state = State(model, make_optimizer(model, settings))
+        with at_forward(model, set(range(999)), act):
+            done = list(fit(state, rows, plan, settings, Accelerator(cpu=True)))
+        return [one.loss for one in done], list(state.decisions.sizes.values())
+
+    def room_for_a_row(output: Any) -> Any:
+        if output.logits.shape[1] > 6:  # what is trained of one row
+            raise OUT_OF_MEMORY["cpu"]()
+        return output
+
+    expected, _ = losses(lambda output: output)
+    found, [size] = losses(room_for_a_row)
+    assert found == pytest.approx(expected)
+    assert size < 48  # a prompt with two of its answers
 
 
 def test_several_processes_are_told_to_ask_for_less() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from tunesmith.errors import TrainingError, UsageError
 from tunesmith.models import memory
 from tunesmith.models.adapters import add_lora
 from tunesmith.tasks.registry import get_task
-from tunesmith.train import rehearsal
+from tunesmith.train import largest, rehearsal
 from tunesmith.train.batches import Plan
 from tunesmith.train.estimate import static_memory
-from tunesmith.train.largest import largest_batches, tokens_of
-from tunesmith.train.loop import Settings
+from tunesmith.train.largest import ALIKE, largest_batches, tokens_of
+from tunesmith.train.loop import Settings, micro_batches
+from tunesmith.train.sharing import Bundle
 from tunesmith.types import Encoded, Origin
 from tunesmith.workflows import rehearsal as workflow
 
@@ -93,6 +95,66 @@ def test_the_most_tokens_and_the_longest_row_are_found() -> None:
     batches, _ = largest_batches(rows, sizes, whole, padded)
     assert len(batches) == 1
     assert tokens_of(batches[0], padded) == 4 * 25
+
+
+def searched_everywhere(
+    rows: list[Encoded], sizes: list[int], plan: Plan, settings: Settings
+) -> tuple[list[list[Bundle]], bool]:
+    """Return what ``largest_batches`` does, having laid out every step."""
+    steps = range(min(plan.total_steps, plan.steps_an_epoch))
+    found = [micro_batches(plan.step_rows(step), rows, sizes, settings) for step in steps]
+
+    def key(batch: list[Bundle]) -> tuple[int, int]:
+        return tokens_of(batch, settings), max(max(bundle.lengths) for bundle in batch)
+
+    batches = [batch for some in found for batch in some]
+    most, longest = max(batches, key=key), max(batches, key=lambda batch: key(batch)[::-1])
+    alike = key(most)[1] >= ALIKE * key(longest)[1]
+    return [most] if alike else [most, longest], any(len(some) > 1 for some in found)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_steps_that_cannot_be_larger_are_left_out_without_a_difference(seed: int) -> None:
+    rng = random.Random(seed)
+    prompts = [tuple(rng.randrange(9) for _ in range(rng.randint(1, 60))) for _ in range(6)]
+    rows = []
+    for at in range(rng.randint(1, 60)):
+        ids = rng.choice(prompts) + tuple(range(rng.choice((1, 5, 40))))
+        rows.append(Encoded(ids, (0.0, *[1.0] * (len(ids) - 1)), Origin("test", at)))
+    sizes = [len(row.ids) for row in rows]
+    plan = Plan(len(rows), rng.randint(1, 9), rng.randint(1, 60), seed)
+    for capacity in (40, 110, 400):
+        for more in (
+            *({"shared_prefix": shared} for shared in ("auto", "grouped", "off")),
+            {"packing": False},
+        ):
+            settings = Settings(1e-3, capacity=capacity, rows_a_micro_batch=3, **more)
+            expected = searched_everywhere(rows, sizes, plan, settings)
+            assert largest_batches(rows, sizes, plan, settings) == expected
+
+
+def test_a_small_step_of_several_micro_batches_is_seen() -> None:
+    settings = Settings(1e-3, capacity=40, shared_prefix="off")
+    for seed in range(8):
+        sizes, plan = [39, 1, 25, 25], Plan(4, 2, 9, seed)
+        expected = searched_everywhere(rows_of(sizes), sizes, plan, settings)
+        assert largest_batches(rows_of(sizes), sizes, plan, settings) == expected
+
+
+def test_few_steps_of_a_long_run_are_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out = []
+
+    def counted(mine: Any, *given: Any) -> Any:
+        laid_out.append(len(mine))
+        return micro_batches(mine, *given)
+
+    monkeypatch.setattr(largest, "micro_batches", counted)
+    rng = random.Random(0)
+    sizes = [rng.randint(20, 400) for _ in range(20_000)]
+    for settings in (Settings(1e-3, shared_prefix="off"), Settings(1e-3, packing=False)):
+        laid_out.clear()
+        largest_batches([], sizes, Plan(20_000, 8, 9999, 0), settings)
+        assert 0 < len(laid_out) < 500
 
 
 def test_what_rows_share_is_counted_once() -> None:
@@ -199,10 +261,39 @@ def test_a_run_without_the_memory_fails_before_anything_is_measured(
     monkeypatch.setattr(memory, "free_bytes", lambda _: 3_000_000)
     assert main([*COMMAND, "--rehearsal", "--run-name", "tight"]) == 6
     said = capsys.readouterr().err
-    assert "This run could not end: the largest training batch (8 rows, " in said
+    assert "This run could not end: the largest training batch (1 row, " in said
     assert "by arithmetic" in said
     assert not Path("runs/tight/checkpoints").exists()
     assert main([*COMMAND, "--no-rehearsal", "--run-name", "tight", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "unit"), [((), "tokens"), (("--no-packing",), "rows")], ids=["packed", "padded"]
+)
+def test_a_run_whose_batches_fit_when_halved_is_not_refused(
+    more: tuple[str, ...], unit: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_rows("rows.jsonl")
+    line = [*COMMAND, *more, "--rehearsal", "--per-device-train-batch-size", "4"]
+    assert main([*line, "--run-name", "roomy"]) == 0
+    assert "shrink" not in capsys.readouterr().err
+    real, tried = workflow._by_arithmetic, []
+
+    def larger(opened: Any, plan: Plan, settings: Settings, accelerator: Any) -> int:
+        tried.append(settings.capacity if settings.packing else settings.rows_a_micro_batch)
+        return real(opened, plan, settings, accelerator) if len(tried) > 1 else 1 << 60
+
+    monkeypatch.setattr(workflow, "_by_arithmetic", larger)
+    assert main([*line, "--run-name", "tight"]) == 0
+    said = capsys.readouterr().err
+    assert len(tried) == 2
+    assert tried[1] < tried[0]
+    why = "the rehearsal found too little memory for larger ones"
+    assert f"{why}, so micro-batches shrink to {tried[1]} {unit}" in said
+    sizes = json.loads(Path("runs/tight/decisions.json").read_text())["sizes"]
+    assert sizes == {"0": tried[1]}
+    one, other = weights("roomy"), weights("tight")
+    assert all(torch.allclose(value, other[name], atol=1e-5) for name, value in one.items())
 
 
 def test_short_and_resumed_runs_go_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -416,3 +416,19 @@ def test_a_kill_between_two_renames_is_mended(tmp_path: Path) -> None:
     (run.path / ".best_model.before" / "file").write_text("one")
     RunDir.create(tmp_path, "r", resume=True).close()
     assert (run.best_model / "file").read_text() == "one"
+
+
+@pytest.mark.parametrize("again", [{"resume": True}, {"overwrite": True}], ids=str)
+def test_what_a_killed_measurement_has_left_is_removed(
+    again: dict[str, bool], tmp_path: Path
+) -> None:
+    with RunDir.create(tmp_path, "r") as run:
+        run.write_config({"seed": 1})
+        probe = run.path / ".probe" / "checkpoint-step-1"
+        probe.mkdir(parents=True)
+        (probe / "model.safetensors").write_bytes(b"x")
+    with RunDir.create(tmp_path, "r", **again) as run:
+        assert not (run.path / ".probe").exists()
+    (tmp_path / "mine" / ".probe").mkdir(parents=True)
+    with RunDir.create(tmp_path, "mine", resume=True) as run:
+        assert (run.path / ".probe").exists()  # no run has made that folder

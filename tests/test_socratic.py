@@ -461,32 +461,6 @@ def train(line: str) -> FineTuningConfig:
     return resolve(FineTuningConfig, parsed.given, parsed.configs, faults=parsed.faults).options
 
 
-def test_every_flag_of_the_requirement_resolves() -> None:
-    config = train(
-        "--task socratic --train_file full.jsonl --model_name_or_path microsoft/DialoGPT-medium "
-        "--output_dir ./sot_model_output --use_lora --lora_rank 32 --lora_alpha 16 "
-        "--lora_dropout 0.1 --max_seq_length 1024 --per_device_train_batch_size 4 "
-        "--learning_rate 3e-5 --num_train_epochs 5 --gradient_accumulation_steps 2 "
-        "--warmup_ratio 0.1 --logging_steps 20 --checkpointing_steps epoch --seed 42"
-    )
-    assert (config.dataset, config.model) == (["full.jsonl"], "microsoft/DialoGPT-medium")
-    assert (config.output_dir, config.lora, config.lora_rank) == ("./sot_model_output", True, 32)
-    assert (config.lora_alpha, config.lora_dropout, config.max_length) == (16, 0.1, 1024)
-    assert (config.per_device_train_batch_size, config.learning_rate) == (4, 3e-5)
-    assert (config.num_epochs, config.gradient_accumulation_steps) == (5, 2)
-    assert (config.warmup_ratio, config.logging_steps, config.seed) == (0.1, 20, 42)
-    assert config.save_steps == "epoch"
-
-
-def test_defaults_of_the_requirement() -> None:
-    config = train("--task socratic --train_file a.jsonl")
-    assert (config.lora, config.lora_rank, config.lora_alpha) == (True, 64, 16)
-    assert (config.lora_dropout, config.max_length) == (0.1, 512)
-    assert (config.per_device_train_batch_size, config.gradient_accumulation_steps) == (8, 1)
-    assert (config.learning_rate, config.num_epochs, config.warmup_steps) == (5e-5, 3, 0)
-    assert (config.logging_steps, config.save_steps, config.seed) == (10, "epoch", 42)
-
-
 def test_the_rate_is_the_tasks_own_with_lora_and_a_rank_keeps_the_ratio() -> None:
     assert train("--task socratic --lora").learning_rate == 5e-5
     assert train("--task socratic --use_lora False").lora is False

@@ -6,7 +6,8 @@ TunesmithError                 exit code 1
 ├── ContractError              4   a row breaks the token contract
 ├── ModelError                 5   a model folder that cannot be loaded or used
 ├── TrainingError              6   training that cannot go on, such as a ledger that does not add up
-│   └── DivergedError          6   a loss, gradient or weight that is not finite
+│   ├── DivergedError          6   a loss, gradient or weight that is not finite
+│   └── OutOfMemoryError       6   memory that does not suffice even for the smallest part
 ├── CheckpointError            7   nothing valid to resume from, or a run folder in use
 ├── StorageError               8   a full disk, a folder without write permission
 └── StalledError               9   one of several processes that does not go on
@@ -75,6 +76,17 @@ class DivergedError(TrainingError):
         self.why = why
         self.weights_until = weights_until
         """Steps done when weights were found broken; None where weights are finite."""
+
+
+class OutOfMemoryError(TrainingError):
+    """Memory that does not suffice; what a caller has to know to leave a checkpoint."""
+
+    def __init__(
+        self, found: str, *, expected: str = "", hint: str = "", complete: bool = True
+    ) -> None:
+        super().__init__(found, expected=expected, hint=hint)
+        self.complete = complete
+        """Whether weights and optimiser are those after the last whole step."""
 
 
 class CheckpointError(TunesmithError):

@@ -64,6 +64,8 @@ CONTENTS = (
     "new_tokens.json",
 )
 """All that a run writes into its folder, and all that ``overwrite`` removes from it."""
+PROBE = ".probe"
+"""Folder of what a run writes only to time it."""
 
 
 class RunDir:
@@ -140,6 +142,7 @@ class RunDir:
                     break
         run._acquire()
         if overwrite and run.existed:
+            run._sweep()  # while the config is there, which says that the folder is a run's
             run._clear()
         run._sweep()
         for folder in (run.path, run.checkpoints):
@@ -189,8 +192,11 @@ class RunDir:
             sync_folder(self.path)
 
     def _sweep(self) -> None:
-        """Remove the files that a kill has left half-written in this folder."""
+        """Remove what a kill has left in this folder: half-written files, and a probe's."""
+        probe = self.path / PROBE
         with storage_errors(self.path, "cleared"):
+            if probe.is_dir() and not probe.is_symlink() and self._is_ours():
+                shutil.rmtree(probe)
             for entry in self.path.glob(f"{TEMPORARY}*"):
                 entry.unlink(missing_ok=True)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import OutOfMemoryError, UsageError
 from tunesmith.generate.cache import Store, attending
 from tunesmith.generate.requests import Completion, Request
 from tunesmith.generate.sampling import choose
 from tunesmith.generate.scheduler import Scheduler, Slot, shared_prefix
+from tunesmith.models.memory import give_back, is_out_of_memory
 from tunesmith.types import StopReason
 
 MOST_SLOTS = 128
@@ -42,7 +43,6 @@ class Engine:
         self._positions = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 20)
         self._device = next(model.parameters()).device
 
-    @torch.inference_mode()
     def run(
         self,
         requests: Sequence[Request],
@@ -53,13 +53,47 @@ class Engine:
 
         ``should_stop`` is asked at every step; once true, nothing more is yielded. A request whose
         prompt fills the model's positions is an error; one whose limit passes them ends there.
+        Where memory runs out, what is left is begun again with half as many at once, which changes
+        no answer; ``OutOfMemoryError`` if one alone does not fit.
         """
-        if not requests:
-            return
-        self._check(requests)
-        prefix = shared_prefix([request.prompt_ids for request in requests])
-        room = max(len(r.prompt_ids) - prefix + self._limit(r) for r in requests)
-        store = Store(min(self._slots(room), len(requests)), room, prefix_length=prefix)
+        if requests:
+            self._check(requests)
+        left = {request.key: request for request in requests}
+        most = self._max_slots
+        while left:
+            some = list(left.values())
+            prefix = shared_prefix([request.prompt_ids for request in some])
+            room = max(len(r.prompt_ids) - prefix + self._limit(r) for r in some)
+            slots = min(self._slots(room), len(some), most)
+            try:
+                for done in self._run(some, prefix, room, slots, should_stop):
+                    del left[done.key]
+                    yield done
+                return
+            except (MemoryError, RuntimeError) as failure:
+                if not is_out_of_memory(failure):
+                    raise
+            # Here the error is gone, and with it the frames that held keys and values.
+            give_back(self._device)
+            if slots == 1:
+                raise OutOfMemoryError(
+                    "Memory ran out while a single answer was generated, of at most "
+                    f"{prefix + room:,} tokens with its prompt.",
+                    hint="fewer --eval-questions, or 0 for none; --eval-samples 0; a lower "
+                    "--max-new-tokens where answers are sampled",
+                )
+            most = slots // 2
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        requests: Sequence[Request],
+        prefix: int,
+        room: int,
+        slots: int,
+        should_stop: Callable[[], bool] | None,
+    ) -> Iterator[Completion]:
+        store = Store(slots, room, prefix_length=prefix)
         scheduler = Scheduler(requests, store.slots)
         was_training = self._model.training
         self._model.eval()

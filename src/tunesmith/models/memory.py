@@ -1,10 +1,20 @@
-"""How PyTorch asks the system for memory on a CPU, and how much a process holds."""
+"""How PyTorch asks for memory, how much a process holds, and what it says when there is none."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
+
+_SAID = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+)
 
 
 def use_huge_pages() -> None:
@@ -15,6 +25,24 @@ def use_huge_pages() -> None:
     variable at its first allocation; a value that the user has set stays.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Say whether an error means that memory ran out, on whichever device."""
+    import torch
+
+    if isinstance(failure, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(failure, RuntimeError) and any(said in str(failure) for said in _SAID)
+
+
+def give_back(device: Any) -> None:
+    """Free what nobody holds any more; call it where the error that held frames is gone."""
+    gc.collect()
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def resident_bytes() -> int:

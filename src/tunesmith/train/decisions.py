@@ -44,11 +44,12 @@ class Decisions:
         self._keep()
         self.tell(f"step {step + 1} makes no update: {why}")
 
-    def shrink(self, step: int, size: int, said: str) -> None:
-        """Decide on a smaller micro-batch from a step on."""
+    def shrink(self, step: int, size: int, said: str, why: str = "") -> None:
+        """Decide on a smaller micro-batch from a step on; ``why`` if not for a failure in it."""
         self.sizes[step] = size
         self._keep()
-        self.tell(f"memory ran out in step {step + 1}, so micro-batches shrink to {said}")
+        why = why or f"memory ran out in step {step + 1}"
+        self.tell(f"{why}, so micro-batches shrink to {said}")
 
     def go_back(self, watched: int | None = None) -> None:
         """Count a return to a checkpoint, from where the weights may have to be watched."""

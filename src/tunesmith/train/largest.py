@@ -24,13 +24,17 @@ def largest_batches(
     """Return the micro-batch of most tokens and that of the longest row, which are mostly one.
 
     Also whether some step has several micro-batches. Looks at the first epoch, since the later
-    ones only shuffle the same rows, and at the first process's part of it.
+    ones only shuffle the same rows, and at the first process's part of it. A step is laid out only
+    if by its lengths it could hold a larger micro-batch than those before.
     """
     most, longest = (0, 0), (0, 0)
     most_of, longest_of = list[Bundle](), list[Bundle]()
     several = False
     for step in range(min(plan.total_steps, plan.steps_an_epoch)):
         mine = own_rows(plan.step_rows(step), 0, processes)
+        bound, row, one = _at_most([sizes[at] for at in mine], settings)
+        if (several or one) and (bound, row) <= most and (row, bound) <= longest:
+            continue
         batches = micro_batches(mine, rows, sizes, settings)
         several = several or len(batches) > 1
         for found in batches:
@@ -43,6 +47,21 @@ def largest_batches(
     # Memory grows with a row's length hardly faster than with the tokens of all rows together.
     alike = most[1] >= ALIKE * longest[0]
     return [most_of] if alike else [most_of, longest_of], several
+
+
+def _at_most(sizes: Sequence[int], settings: Settings) -> tuple[int, int, bool]:
+    """Return what no micro-batch of a step exceeds: tokens, and the length of a row.
+
+    Also whether the step is one micro-batch for certain.
+    """
+    total, row = sum(sizes), max(sizes, default=0)
+    if not settings.packing:
+        at_once = settings.rows_a_micro_batch
+        return row * min(len(sizes), at_once), row, len(sizes) <= at_once
+    one = total <= settings.capacity
+    # Groups that are taken whole may be more than the capacity.
+    bound = total if settings.shared_prefix == "grouped" else max(settings.capacity, row)
+    return min(total, bound), row, one
 
 
 def groups_of(found: Sequence[Bundle], settings: Settings) -> tuple[Group, ...]:

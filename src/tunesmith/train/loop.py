@@ -25,6 +25,7 @@ from tunesmith.train.policy import STOP, Policy
 from tunesmith.train.schedule import factor
 from tunesmith.train.sharing import Bundle, Rows, alone, bundles, packs
 from tunesmith.train.shrink import within_memory
+from tunesmith.train.update import update
 from tunesmith.train.watch import RowSeen, Watch
 from tunesmith.types import Encoded
 
@@ -143,7 +144,8 @@ def fit(
     ``rate_at`` gives the rate of a step, counted from 0, in place of the schedule. ``trunk`` keeps
     the output of the frozen layers, which then run for a row once. Raises ``DivergedError`` before
     an update that would not be finite, naming the rows, unless ``policy`` skips it, and
-    ``TrainingError`` at the end if other rows were trained than planned. ``Interrupted`` when
+    ``TrainingError`` at the end if other rows were trained than planned, or before that its
+    ``OutOfMemoryError``. ``Interrupted`` when
     ``should_stop`` turns true: the running step is given up, the state is the one after the last
     yielded step.
     """
@@ -176,7 +178,7 @@ def fit(
             state.step += 1
         else:
             with without_decay(state.optimizer) if alone else nullcontext():
-                state.optimizer.step()
+                update(state, accelerator)
             state.optimizer.zero_grad(set_to_none=True)
             state.step += 1
             nonfinite.check_update(state, rows, picked)
@@ -224,8 +226,11 @@ def gradients(
             torch.manual_seed(_step_seed(work.seed, state.step, work.accelerator.process_index))
             return _backward(state, work, settings, picked)
 
+    def split(settings: Settings) -> list[list[Bundle]]:
+        return micro_batches(picked, work.rows, work.sizes, settings)
+
     step_lengths = [work.sizes[at] for at in picked]
-    return within_memory(compute, state, step_lengths, work.settings, work.accelerator)
+    return within_memory(compute, state, step_lengths, work.settings, work.accelerator, split)
 
 
 def micro_batches(

@@ -10,8 +10,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tunesmith.data.blocks import TokenRows
+from tunesmith.errors import OutOfMemoryError
 from tunesmith.models.attention import packed, positions
+from tunesmith.models.memory import give_back, is_out_of_memory
 from tunesmith.models.packs import Pack
+from tunesmith.train.batches import pack
 from tunesmith.train.sharing import Bundle, Rows, alone
 from tunesmith.types import Encoded
 
@@ -169,24 +172,66 @@ def row_scores(
     device: torch.device,
     capacity: int,
     attention: str = "segments",
+    *,
+    may_halve: bool = True,
 ) -> list[RowScore]:
-    """Return what the model, without dropout, makes of each row, in order."""
-    from tunesmith.train.batches import pack
+    """Return what the model, without dropout, makes of each row, in order.
 
+    Where memory runs out, the rows that are left go on in sequences of half the tokens, unless
+    other processes count on this one's (``may_halve``). ``OutOfMemoryError`` if a row alone does
+    not fit.
+    """
+    sizes = lengths(rows)
     found: dict[int, RowScore] = {}
     was_training = model.training
     model.eval()
-    for members in pack(range(len(rows)), lengths(rows), capacity):
-        batch = [rows[at] for at in members]
+    try:
+        waiting = pack(range(len(rows)), sizes, capacity)
+        while waiting:
+            members = waiting[0]
+            scores = _scores(model, [rows[at] for at in members], device, attention)
+            if scores is not None:
+                found.update(zip(members, scores, strict=True))
+                waiting = waiting[1:]
+                continue
+            give_back(device)
+            if len(members) == 1 or not may_halve:
+                raise _too_large([sizes[at] for at in members])
+            capacity = sum(sizes[at] for at in members) // 2
+            waiting = pack([at for some in waiting for at in some], sizes, capacity)
+    finally:
+        model.train(was_training)
+    return [found[at] for at in range(len(rows))]
+
+
+def _scores(
+    model: Any, batch: Sequence[Encoded], device: torch.device, attention: str
+) -> list[RowScore] | None:
+    """Return the scores of rows in one sequence, or None where memory ran out."""
+    try:
         with packed_rows(model, batch, attention):
             losses, weights, counts, hits = token_losses(model, batch, device)
         parts = zip(losses.split(counts), weights.split(counts), hits.split(counts), strict=True)
-        for at, (loss, weight, hit) in zip(members, parts, strict=True):
-            found[at] = RowScore(
+        return [
+            RowScore(
                 float((loss * weight).double().sum()),
                 float(weight.double().sum()),
                 len(hit),
                 int(hit.sum()),
             )
-    model.train(was_training)
-    return [found[at] for at in range(len(rows))]
+            for loss, weight, hit in parts
+        ]
+    except (MemoryError, RuntimeError) as failure:
+        if not is_out_of_memory(failure):
+            raise
+    return None
+
+
+def _too_large(sizes: Sequence[int]) -> OutOfMemoryError:
+    rows = "one row" if len(sizes) == 1 else f"{len(sizes)} rows"
+    return OutOfMemoryError(
+        f"Memory ran out while held-out losses were taken: {rows} of {sum(sizes):,} tokens "
+        f"{'does' if len(sizes) == 1 else 'do'} not fit.",
+        hint="a lower --max-length, a smaller --validation-split, --eval-strategy no, --lora, or "
+        "--optim adafactor",
+    )

@@ -151,7 +151,10 @@ def row_scores(
     count, device = accelerator.num_processes, accelerator.device
 
     def scores(some: Sequence[Encoded]) -> list[RowScore]:
-        found: list[RowScore] = scores_here(model, some, device, capacity, attention)
+        halve = not is_sharded(model)
+        found: list[RowScore] = scores_here(
+            model, some, device, capacity, attention, may_halve=halve
+        )
         return found
 
     if count == 1:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from tunesmith.errors import TrainingError
-from tunesmith.models.memory import free_bytes
+from tunesmith.errors import OutOfMemoryError
+from tunesmith.models.memory import free_bytes, is_out_of_memory
 from tunesmith.train.batches import Plan, pack
 from tunesmith.train.estimate import watched
 from tunesmith.train.largest import largest_batches, tokens_of
@@ -29,7 +29,6 @@ from tunesmith.train.losses import (
     token_losses,
 )
 from tunesmith.train.sharing import Bundle
-from tunesmith.train.shrink import is_out_of_memory
 from tunesmith.train.snapshot import only_passing
 from tunesmith.types import Encoded
 
@@ -73,16 +72,13 @@ def training_parts(
     sizes = lengths(rows)
     optimizer, gradients = kept
     batches, several = largest_batches(rows, sizes, plan, settings)
-    smaller = "" if settings.packing else " a smaller --per-device-train-batch-size,"
-    change = f"--gradient-checkpointing auto, a lower --max-length,{smaller} --lora, "
-    change += "or --optim adafactor"
 
     def part(found: list[Bundle]) -> Part:
         return Part(
             "the largest training batch" if found is batches[0] else "the longest training row",
             _size(found, settings),
             tokens_of(found, settings),
-            change,
+            "--gradient-checkpointing auto, a lower --max-length, --lora, or --optim adafactor",
             lambda: _forward_and_backward(model, rows, found, settings, accelerator),
             optimizer + (gradients if several else 0),
         )
@@ -119,7 +115,7 @@ def rehearse(
     device: torch.device,
     free: Callable[[torch.device], int] = free_bytes,
 ) -> Rehearsed:
-    """Make a part once and put everything back; ``TrainingError`` if the run could not end."""
+    """Make a part once and put everything back; ``OutOfMemoryError`` if the run could not end."""
     has = free(device)
     with only_passing(model):
         try:
@@ -138,7 +134,7 @@ def rehearse(
 
 
 def refuse_by_arithmetic(part: Part, bytes_: int, has: int, device: torch.device) -> None:
-    """Raise ``TrainingError`` for a part that would not fit, without trying.
+    """Raise ``OutOfMemoryError`` for a part that would not fit, without trying.
 
     On a CPU a failed try is no exception: the system ends the process, or swaps for hours.
     """
@@ -171,8 +167,8 @@ def _size(found: Sequence[Bundle], settings: Settings) -> str:
     return f"{rows}, {tokens_of(found, settings):,} tokens{padded}"
 
 
-def _too_large(part: Part, needs: str, device: torch.device) -> TrainingError:
-    return TrainingError(
+def _too_large(part: Part, needs: str, device: torch.device) -> OutOfMemoryError:
+    return OutOfMemoryError(
         f"This run could not end: {part.name} ({part.size}) needs {needs} on {device}. Nothing was "
         "trained.",
         expected=part.change,

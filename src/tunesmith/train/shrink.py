@@ -6,34 +6,18 @@ divided once by all trained tokens of the step.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from tunesmith.errors import TrainingError
+from tunesmith.errors import OutOfMemoryError
+from tunesmith.models.memory import give_back, is_out_of_memory
 
 if TYPE_CHECKING:
     from tunesmith.train.loop import Settings, State
+    from tunesmith.train.sharing import Bundle
 
 T = TypeVar("T")
-_SAID = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "MPS backend out of memory",
-)
-
-
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Say whether an error means that memory ran out, on whichever device."""
-    if isinstance(failure, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(failure, RuntimeError) and any(said in str(failure) for said in _SAID)
 
 
 def within_memory(
@@ -42,15 +26,17 @@ def within_memory(
     lengths: Sequence[int],
     settings: Settings,
     accelerator: Any,
+    split: Callable[[Settings], Iterable[Sequence[Bundle]]],
 ) -> T:
     """Return what ``compute`` makes of a step, in smaller micro-batches if memory runs out.
 
-    ``lengths`` are those of the step's rows in tokens. Raises ``TrainingError`` when one row alone
-    does not fit, or several processes would have to agree.
+    ``lengths`` are those of the step's rows in tokens, ``split`` returns its micro-batches.
+    Raises ``OutOfMemoryError`` when one row alone does not fit, or several processes would have
+    to agree.
     """
     while True:
         size = state.decisions.size(state.step)
-        shaped = settings if size is None else _sized(settings, size)
+        shaped = settings if size is None else sized(settings, size)
         try:
             return compute(shaped)
         except (MemoryError, RuntimeError) as failure:
@@ -58,17 +44,16 @@ def within_memory(
                 raise
         # Here the error is gone, and with it the frames that held the activations.
         state.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        if accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
-        smaller = _halved(shaped, lengths)
+        give_back(accelerator.device)
+        smaller = halved(shaped, split(shaped))
         if accelerator.num_processes > 1 or smaller is None:
             raise _too_large(state, lengths, accelerator.num_processes)
         unit = "tokens" if settings.packing else "rows"
         state.decisions.shrink(state.step, smaller, f"{smaller} {unit}")
 
 
-def _sized(settings: Settings, size: int) -> Settings:
+def sized(settings: Settings, size: int) -> Settings:
+    """Return the settings with micro-batches of at most this size: tokens, or rows if padded."""
     if settings.packing:
         # Groups that are taken whole would not become smaller with the capacity.
         shared = "auto" if settings.shared_prefix == "grouped" else settings.shared_prefix
@@ -76,26 +61,30 @@ def _sized(settings: Settings, size: int) -> Settings:
     return replace(settings, rows_a_micro_batch=min(size, settings.rows_a_micro_batch))
 
 
-def _halved(settings: Settings, lengths: Sequence[int]) -> int | None:
-    """Return half a micro-batch of this step, or None where each row is alone already."""
-    if not settings.packing:
-        rows = min(settings.rows_a_micro_batch, len(lengths))
-        return rows // 2 if rows > 1 else None
-    if len(lengths) < 2 or sum(sorted(lengths)[:2]) > settings.capacity:
-        return None
-    # A pack holds no more than the step has, so halving the room above that would change nothing.
-    return max(1, min(settings.capacity, sum(lengths)) // 2)
+def halved(settings: Settings, batches: Iterable[Sequence[Bundle]]) -> int | None:
+    """Return half the largest of these micro-batches, or None where each row is alone already.
+
+    A row that is alone cannot be made smaller, however long it is, so it is left out of account.
+    """
+    most = 0
+    for found in batches:
+        rows = sum(len(bundle.rows) for bundle in found)
+        if rows > 1:
+            places = sum(bundle.group.tokens for bundle in found)
+            most = max(most, places if settings.packing else rows)
+    # Rows of one prompt that were taken whole may be more than the capacity.
+    return max(1, min(most // 2, settings.capacity)) if most else None
 
 
-def _too_large(state: State, lengths: Sequence[int], processes: int) -> TrainingError:
+def _too_large(state: State, lengths: Sequence[int], processes: int) -> OutOfMemoryError:
     if processes > 1:
-        return TrainingError(
+        return OutOfMemoryError(
             f"Memory ran out in step {state.step + 1}, and {processes} processes cannot agree on "
             "smaller micro-batches on the way.",
             hint="--resume with a lower --max-length, --gradient-checkpointing, or --no-packing "
             "and a lower --per-device-train-batch-size with more --gradient-accumulation-steps",
         )
-    return TrainingError(
+    return OutOfMemoryError(
         f"Memory ran out in step {state.step + 1} with every row alone; the longest has "
         f"{max(lengths, default=0)} tokens.",
         hint="--gradient-checkpointing, a lower --max-length, --lora, or --optim adafactor",

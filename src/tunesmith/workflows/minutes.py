@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.presets import LORA_RATE
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import UsageError
+from tunesmith.rundir import PROBE
 from tunesmith.workflows import console
 from tunesmith.workflows.measured_plan import MeasuredPlan
 from tunesmith.workflows.setup import Opened, loop_settings, plan_steps
@@ -203,7 +204,7 @@ def measure(
     config = opened.config.model_copy(update=changes)
     plan = plan_steps(config, opened.rows, 1, quiet=True)
     settings = loop_settings(config, plan, opened.rows, opened.loaded, quiet=True)
-    rows, written = opened.rows.rows, folder / ".probe"
+    rows, written = opened.rows.rows, folder / PROBE
     saved: list[float] = []
 
     def save(state: State) -> None:

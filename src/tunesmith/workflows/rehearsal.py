@@ -13,16 +13,18 @@ from tunesmith.workflows.trial import as_trained
 if TYPE_CHECKING:
     from tunesmith.generate.requests import Request
     from tunesmith.train.batches import Plan
-    from tunesmith.train.loop import Settings
-    from tunesmith.train.rehearsal import Part
+    from tunesmith.train.loop import Settings, State
+    from tunesmith.train.rehearsal import Part, Rehearsed
 
 DECODED = 3
 """Tokens that each answer of the rehearsal gets: room is made for the whole of it before."""
 
 
-def rehearse_run(opened: Opened, plan: Plan, settings: Settings, accelerator: Any) -> None:
-    """Compute what is largest of a run once; ``TrainingError`` if the run could not end.
+def rehearse_run(opened: Opened, plan: Plan, settings: Settings, accelerator: Any) -> int | None:
+    """Compute what is largest of a run once; ``OutOfMemoryError`` if the run could not end.
 
+    Returns the size of the micro-batches that fit, in tokens or padded rows, where those of the
+    settings do not; else None.
     Without ``--rehearsal`` a run goes without it if it is resumed, or so short that the rehearsal
     would be more than 3% of its tokens. Several processes always go without: what one of them
     needs says little of the others.
@@ -37,9 +39,9 @@ def rehearse_run(opened: Opened, plan: Plan, settings: Settings, accelerator: An
 
     config, rows, device = opened.config, opened.rows.rows, accelerator.device
     if config.rehearsal is False or (config.rehearsal is None and config.resume is not None):
-        return
+        return None
     if accelerator.num_processes > 1:
-        return
+        return None
     began = time.perf_counter()
     sizes = lengths(rows)
     batches, _ = largest_batches(rows, sizes, plan, settings)
@@ -49,21 +51,19 @@ def rehearse_run(opened: Opened, plan: Plan, settings: Settings, accelerator: An
     run = sum(sizes) * plan.total_steps / plan.steps_an_epoch
     if config.rehearsal is None and costs > rehearsal.SHARE * run:
         console.debug(f"no rehearsal: it would be {costs / run:.0%} of this short run")
-        return
+        return None
     with as_trained(config, opened.loaded) as model:
         _, gradients, optimizer = static_memory(model, config.optim)
         kept = (optimizer, gradients)
-        parts = rehearsal.training_parts(model, rows, plan, settings, accelerator, kept)
-        if device.type == "cpu":
-            needs = _by_arithmetic(opened, plan, settings, accelerator)
-            rehearsal.refuse_by_arithmetic(parts[0], needs, free_bytes(device), device)
+        found, size = _largest_that_fit(opened, plan, settings, accelerator, kept)
+        parts = []
         if opened.held.rows:
             held = opened.held.rows
             way = settings.attention
             parts.append(rehearsal.held_out_part(model, held, device, optimizer, way))
         asked = _longest_answers(opened, config, optimizer)
         parts += [asked] if asked is not None else []
-        found = [rehearsal.rehearse(part, model, device) for part in parts]
+        found += [rehearsal.rehearse(part, model, device) for part in parts]
     most = max(found, key=lambda one: one.grown + one.part.kept)
     console.say(
         f"Rehearsed in {time.perf_counter() - began:.1f} s: "
@@ -71,6 +71,48 @@ def rehearse_run(opened: Opened, plan: Plan, settings: Settings, accelerator: An
         + f". At most {(most.grown + most.part.kept) / 1e9:.2f} GB beside the weights, of "
         f"{free_bytes(device) / 1e9:.2f} GB free."
     )
+    return size
+
+
+def _largest_that_fit(
+    opened: Opened,
+    plan: Plan,
+    settings: Settings,
+    accelerator: Any,
+    kept: tuple[int, int],
+) -> tuple[list[Rehearsed], int | None]:
+    """Rehearse the largest training batches, halved as often as a step would be in the run."""
+    from tunesmith.errors import OutOfMemoryError
+    from tunesmith.models.memory import free_bytes, give_back
+    from tunesmith.train import rehearsal
+    from tunesmith.train.largest import largest_batches
+    from tunesmith.train.losses import lengths
+    from tunesmith.train.shrink import halved, sized
+
+    rows, model, device = opened.rows.rows, opened.loaded.model, accelerator.device
+    size: int | None = None
+    while True:
+        shaped = settings if size is None else sized(settings, size)
+        parts = rehearsal.training_parts(model, rows, plan, shaped, accelerator, kept)
+        try:
+            if device.type == "cpu":
+                needs = _by_arithmetic(opened, plan, shaped, accelerator)
+                rehearsal.refuse_by_arithmetic(parts[0], needs, free_bytes(device), device)
+            return [rehearsal.rehearse(part, model, device) for part in parts], size
+        except OutOfMemoryError:
+            batches, _ = largest_batches(rows, lengths(rows), plan, shaped)
+            size = halved(shaped, batches)
+            if size is None:
+                raise
+        give_back(device)
+
+
+def begin_smaller(state: State, size: int | None, settings: Settings) -> None:
+    """Let a run begin with the micro-batches that its rehearsal found to fit, and say so."""
+    if size is not None:
+        unit = "tokens" if settings.packing else "rows"
+        why = "the rehearsal found too little memory for larger ones"
+        state.decisions.shrink(state.step, size, f"{size} {unit}", why)
 
 
 def _by_arithmetic(opened: Opened, plan: Plan, settings: Settings, accelerator: Any) -> int:

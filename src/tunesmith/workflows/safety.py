@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import ARGUMENT, FLAG, Resolved
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.errors import DivergedError, UsageError
+from tunesmith.errors import (
+    DivergedError,
+    Interrupted,
+    OutOfMemoryError,
+    TunesmithError,
+    UsageError,
+)
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 
 if TYPE_CHECKING:
     from tunesmith.models.load import LoadedModel
     from tunesmith.train.decisions import Decisions
-    from tunesmith.train.loop import StepResult
+    from tunesmith.train.loop import State, StepResult
     from tunesmith.train.policy import Policy
+    from tunesmith.workflows.several import Team
 
 
 def check_safety(resolved: Resolved[Any]) -> None:
@@ -101,6 +109,56 @@ def go_back(
         console.warn(failure.found)
     console.warn(f"going back to {path.name}")
     return path
+
+
+@contextmanager
+def last_step_kept(
+    save: Callable[[], None], state: State, run: RunDir, team: Team
+) -> Iterator[None]:
+    """Let a run that is stopped, or ends for want of memory, leave its last whole step.
+
+    Where memory ran out, of several processes the others are in the midst of a step, so there the
+    newest checkpoint stands.
+    """
+    from tunesmith.models.memory import is_out_of_memory
+    from tunesmith.train import checkpoint
+
+    try:
+        yield
+    except Interrupted:
+        save()
+        console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
+        # Whoever leaves first ends the others, which may still be writing.
+        team.meet()
+        raise
+    except OutOfMemoryError as failure:
+        if failure.complete and state.step and not team.several:
+            try:
+                save()
+            except (TunesmithError, OSError, MemoryError, RuntimeError) as second:
+                if isinstance(second, RuntimeError) and not is_out_of_memory(second):
+                    raise
+                console.warn(f"step {state.step} could not be saved: {second}")
+        path, _ = checkpoint.latest(run.checkpoints)
+        if path is None:
+            failure.found += " No checkpoint is left: --overwrite begins again."
+        else:
+            failure.found += f" {path.name} is left to go on from."
+        raise
+
+
+@contextmanager
+def model_kept(run: RunDir) -> Iterator[None]:
+    """Say where the trained model lies if memory runs out when it is measured at the end."""
+    try:
+        yield
+    except OutOfMemoryError as failure:
+        failure.found += f" All steps are done, and the model lies in {run.final_model}."
+        failure.hint = (
+            "the same command with --resume where more memory is free: only what is missing is "
+            "measured"
+        )
+        raise
 
 
 def skip_record(done: StepResult, rows: Any) -> dict[str, Any]:

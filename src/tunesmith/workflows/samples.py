@@ -90,6 +90,7 @@ class Samples:
         try:
             done = {answer.key: answer for answer in engine.run(requests)}
         except Exception as failure:
+            # Memory that is short, too: a single answer did not fit, and training may go on.
             console.warn(f"no samples are taken in this run: {type(failure).__name__}: {failure}")
             self._wanted = 0
             return

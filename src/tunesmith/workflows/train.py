@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.errors import CheckpointError, DivergedError, Interrupted
+from tunesmith.errors import CheckpointError, DivergedError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, minutes, safety
 from tunesmith.workflows.conditions import conditions
@@ -27,7 +27,7 @@ from tunesmith.workflows.progress import (
     saves_after,
     wants_best,
 )
-from tunesmith.workflows.rehearsal import rehearse_run
+from tunesmith.workflows.rehearsal import begin_smaller, rehearse_run
 from tunesmith.workflows.resuming import check_resume, checkpoint_to_resume, give_up_later
 from tunesmith.workflows.row_watch import judge_rows, write_ledger
 from tunesmith.workflows.samples import Samples, check_samples
@@ -142,7 +142,7 @@ class _Run:
         wanted = self.config.resume
         if wanted is not None:  # known to be there before anything takes time
             self.from_name = self.team.told(lambda: checkpoint_to_resume(self.run, wanted).name)
-        rehearse_run(self.opened, self.plan, settings, self.accelerator)
+        smaller = rehearse_run(self.opened, self.plan, settings, self.accelerator)
         asked = minutes.clock()
         parts = (self.loaded, self.renderer, self.data, self.held, self.run, self.config)
         before = self.team.only_main(
@@ -151,17 +151,12 @@ class _Run:
         if timed:
             settings = self._fit_into_minutes(minutes.clock() - asked)
         state = self._state(settings)
+        begin_smaller(state, smaller, settings)
         first, began = state.step, time.monotonic()
-        with stop_on_signals(launched=self.team.several) as stop:
-            try:
+        with safety.last_step_kept(lambda: self._checkpoint(state), state, self.run, self.team):
+            with stop_on_signals(launched=self.team.several) as stop:
                 self._train(state, settings, stop)
-            except Interrupted:
-                self._checkpoint(state)
-                console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
-                # Whoever leaves first ends the others, which may still be writing.
-                self.team.meet()
-                raise
-        held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
+            held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
         seconds, peak = time.monotonic() - began, peak_bytes(self.accelerator.device)
         notes = self.notes + self._early_stop(state)
@@ -194,7 +189,8 @@ class _Run:
 
         def end() -> None:
             judge_rows(self.run, self.metrics.ledger, self.rows.rows)
-            finish(done, before or [])
+            with safety.model_kept(self.run):
+                finish(done, before or [])
 
         self.team.only_main(end, "measuring the tuned model")
         self.limit.say_used(self.config.minutes)
