@@ -12,7 +12,7 @@ from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import CheckpointError, DivergedError, Interrupted
 from tunesmith.rundir import RunDir
-from tunesmith.workflows import console, minutes, safety
+from tunesmith.workflows import compiling, console, minutes, safety
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.footprint import settle_checkpointing
 from tunesmith.workflows.live_report import LiveReport
@@ -82,6 +82,7 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     chosen_trackers(resolved.options.report_to)
     with together(resolved) as team:
         with team.first():
+            compiling.check_compiler(resolved.options)
             opened = open_training(resolved)
         check_samples(opened.config, resolved.sources, opened.held)
         config = opened.config
@@ -126,6 +127,7 @@ class _Run:
         self.live = LiveReport(run, self.plan.total_steps, self.metrics, self.samples)
         self.notes: list[str] = []
         self.machine = fingerprint(self.accelerator, self.loaded.dtype)
+        self.compiled = compiling.compiled_by(self.config, self.accelerator.device)
         self.trunk_kept: bool | None = None
         """Whether the trunk's output is kept; None until that is decided, once in a run."""
 
@@ -147,7 +149,8 @@ class _Run:
         first, began = state.step, time.monotonic()
         with stop_on_signals(launched=self.team.several) as stop:
             try:
-                self._train(state, settings, stop)
+                with compiling.failures_explained(self.config, stop, lambda: state.step):
+                    self._train(state, settings, stop)
             except Interrupted:
                 self._checkpoint(state)
                 console.say(f"Stopped after step {state.step}; a checkpoint was saved.")
@@ -235,6 +238,7 @@ class _Run:
 
         config = self.config
         model = make_trainable(config, self.loaded, self.accelerator, self.team.way)
+        compiling.compile_layers(config, model)
         state = State(model, make_optimizer(model, settings))
         state.scaler = getattr(self.accelerator, "scaler", None)
         self.model = model
@@ -247,6 +251,7 @@ class _Run:
             decided = extra.get("decisions")
             console.say(f"Resumed from {path.name}.")
             self.notes += safety.warn_of_machine(extra.get("machine"), self.machine)
+            self.notes += compiling.warn_of_other(extra.get("compiled", "off"), self.compiled)
         main = self.accelerator.is_main_process
         state.decisions = safety.open_decisions(self.run, decided, main=main)
         if config.nonfinite == "rewind" and config.resume is None:
@@ -326,16 +331,8 @@ class _Run:
                     break
 
     def _trunk(self, state: State, settings: Settings) -> AbstractContextManager[TrunkCache | None]:
-        return kept_trunk(
-            self.config,
-            self.run.trunk,
-            state.model,
-            self.rows.rows,
-            self.plan,
-            settings,
-            self.accelerator,
-            self.trunk_kept,
-        )
+        parts = (self.config, self.run.trunk, state.model, self.rows.rows, self.plan, settings)
+        return kept_trunk(*parts, self.accelerator, self.trunk_kept)
 
     def _held_out_loss(self, step: int) -> float:
         """Take the held-out loss; keep the model if it is the best so far."""
@@ -373,6 +370,7 @@ class _Run:
             **self.progress.to_json(),
             "decisions": state.decisions.to_json(),
             "machine": self.machine,
+            "compiled": self.compiled,
             "trunk_kept": self.trunk_kept,
             "new_tokens": None if new is None else new.to_json(),
             "processes": team.count,
