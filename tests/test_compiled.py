@@ -144,10 +144,12 @@ def test_what_fails_in_a_small_example_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert "Python.h: no such file" in why
     assert "\n" not in why
     assert hint == "--torch-compile off"
-    with pytest.raises(TrainingError, match=r"could not be compiled.*Python\.h") as caught_error:
-        with compiled.explained(lambda: False, lambda: 3):
-            torch.compile(torch.sin, backend=broken)(torch.ones(3))
-    assert caught_error.value.hint == "--torch-compile off"
+    with (
+        pytest.raises(TrainingError, match=r"could not be compiled.*Python\.h") as failure,
+        compiled.explained(lambda: False, lambda: 3),
+    ):
+        torch.compile(torch.sin, backend=broken)(torch.ones(3))
+    assert failure.value.hint == "--torch-compile off"
     with (
         pytest.raises(Interrupted, match="after step 3"),
         compiled.explained(lambda: True, lambda: 3),

@@ -257,6 +257,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def choose_device(name: str) -> torch.device:
+    """Return the device of a setting; auto is a GPU where there is one."""
     if name != "auto":
         try:
             return torch.device(name)
