@@ -194,9 +194,9 @@ class OptimOptions(Options):
     """Layers computed again in the backward pass: no, full, their number, or auto for the fewest
     that fit into free memory. Less memory, slower; without a value it is full."""
     torch_compile: Annotated[Literal["off", "on"], _switch("on", "off")] = "off"
-    """on compiles the layers, each by itself, for training steps: it pays in long runs, if at all
-    (a CPU needs a C++ compiler). Not with --gradient-checkpointing, DoRA, quantised weights,
-    several processes or --minutes."""
+    """on compiles the layers, each by itself, for training steps; on a CPU, which needs a C++
+    compiler for it, no gain was measured. Not with --gradient-checkpointing, DoRA, quantised
+    weights, several processes or --minutes."""
     seed: int = 42
     """Decides order, dropout, adapters and splits."""
 
