@@ -113,10 +113,12 @@ def test_layers_of_a_kept_trunk_are_passed_over() -> None:
     rows, device = batch((5, 7)), torch.device("cpu")
     with packed_rows(model, rows), caught(trunk) as states:
         token_losses(model, rows, device)
-    losses = []
+    losses, read = [], []
     for times in (1, 2, 1):
         with packed_rows(model, rows), replaced(trunk, times * states[0]):
             losses.append(token_losses(model, rows, device).losses.mean().item())
+        read.append(counters["frames"]["total"])
+    assert read[0] == read[2]
     assert losses[0] == losses[2] == pytest.approx(step(model, (5, 7), packing=True)[0], abs=1e-5)
     assert losses[1] != pytest.approx(losses[0], abs=1e-5)
 
