@@ -21,9 +21,13 @@ from tunesmith.config.schema import (
     TogetherOptions,
     VocabularyOptions,
 )
+from tunesmith.models import compiled
 from tunesmith.models.adapters import blocks
 from tunesmith.train import loop, rehearsal
 from tunesmith.workflows import train as workflow
+
+# PyTorch looks there while it reads a layer's code, and does not warn anybody but us.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
 LORA = {"lora": True, "lora_rank": 4}
 OFTEN = {"eval_steps": 1}
@@ -73,6 +77,7 @@ TABLE: list[Any] = [
     ("mixed_precision", "bf16", {}, "losses"),
     ("gradient_checkpointing", "full", {}, "recomputes"),
     ("gradient_checkpointing", 1, {}, "recomputes"),
+    ("torch_compile", "on", {}, "compiled"),
     ("seed", 1, {}, "rows"),
     ("output_dir", "elsewhere", {}, "files"),
     ("run_name", "other", {}, "files"),
@@ -172,6 +177,7 @@ def run_and_look(
     found: dict[str, Any] = {"batches": [], "rows": [], "rates": [], "losses": []}
     found["trained tokens"], found["places"] = [], []
     found["attention"], found["rehearsed"] = set(), []
+    patch.setattr(compiled, "BACKEND", "eager")
     make, fit, losses, pack, finish = (
         loop.make_optimizer,
         loop.fit,
@@ -185,6 +191,7 @@ def run_and_look(
         trained = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
         found["trained"], found["shapes"] = sorted(trained), sorted(trained.values())
         found["optimizer"] = type(made).__name__
+        found["compiled"] = [one._compiled_call_impl is not None for one in blocks(model)]
         found["own attention"] = model.config._attn_implementation
         found["groups"] = [
             (g["initial_lr"], g["weight_decay"], len(g["params"])) for g in made.param_groups

@@ -120,6 +120,7 @@ LAUNCHED = {"LOCAL_RANK": "0", "WORLD_SIZE": "2"}
         ({}, {"device": "cuda:0"}, "one device"),
         ({}, {"minutes": 5}, "cannot plan for several"),
         ({}, {"gradient_checkpointing": "auto"}, "cannot choose for several"),
+        ({}, {"torch_compile": "on"}, "was not made for several"),
         (SHARDS | {"FSDP_VERSION": "1"}, {}, "version 2"),
         (SHARDS | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "EFFICIENT_LOADING"),
         (SHARDS | {"FSDP_OFFLOAD_PARAMS": "true"}, {}, "OFFLOAD"),

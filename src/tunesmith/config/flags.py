@@ -87,7 +87,8 @@ def _flag(kind: type[Options], text: str, queue: list[str], parsed: Parsed) -> N
 
 def _has_no(kind: type[Options], name: str) -> bool:
     """Say whether ``--no-x`` is a flag."""
-    return fields.is_bool(kind, name) or (name in BARE and "no" in fields.choices(kind, name))
+    words = fields.choices(kind, name)
+    return fields.is_bool(kind, name) or (name in BARE and bool({"no", "off"} & {*words}))
 
 
 def _switch(name: str, values: list[str], parsed: Parsed) -> None:

@@ -118,7 +118,11 @@ ALIASES: Mapping[str, str] = {
 }
 """Other names of a setting, in YAML and on the command line alike."""
 
-BARE: Mapping[str, str] = {"resume": "auto", "gradient_checkpointing": "full"}
+BARE: Mapping[str, str] = {
+    "resume": "auto",
+    "gradient_checkpointing": "full",
+    "torch_compile": "on",
+}
 """What a flag stands for that no value follows."""
 
 SWITCHES: Mapping[str, tuple[str, str]] = {

@@ -14,14 +14,14 @@ Tracker = Literal[
 ]  # fmt: skip
 
 
-def _as_word(value: object) -> object:
-    """Read the switch that gradient checkpointing was: true is full, false is no."""
-    text = str(value).lower()
-    return {"true": "full", "false": "no"}.get(text, value)
+def _switch(true: str, false: str) -> BeforeValidator:
+    """Read a setting that is a switch elsewhere: true and false stand for two of its words."""
+    words = {"true": true, "false": false}
+    return BeforeValidator(lambda value: words.get(str(value).lower(), value))
 
 
 Recomputed = Annotated[
-    Literal["no", "full", "auto"] | Annotated[int, Field(ge=1)], BeforeValidator(_as_word)
+    Literal["no", "full", "auto"] | Annotated[int, Field(ge=1)], _switch("full", "no")
 ]
 
 
@@ -193,6 +193,10 @@ class OptimOptions(Options):
     gradient_checkpointing: Recomputed = "no"
     """Layers computed again in the backward pass: no, full, their number, or auto for the fewest
     that fit into free memory. Less memory, slower; without a value it is full."""
+    torch_compile: Annotated[Literal["off", "on"], _switch("on", "off")] = "off"
+    """on compiles the layers, each by itself, for training steps; on a CPU, which needs a C++
+    compiler for it, no gain was measured. Not with --gradient-checkpointing, DoRA, quantised
+    weights, several processes or --minutes."""
     seed: int = 42
     """Decides order, dropout, adapters and splits."""
 

@@ -115,7 +115,7 @@ def load(
     """
     use_huge_pages()
     ref = resolve_model(name)
-    chosen = _device(device)
+    chosen = choose_device(device)
     wanted = DTYPES.get(dtype) or (
         torch.bfloat16
         if chosen.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -256,7 +256,8 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
+    """Return the device of a setting; auto is a GPU where there is one."""
     if name != "auto":
         try:
             return torch.device(name)

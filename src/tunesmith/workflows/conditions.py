@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 FREE = (
     frozenset(DataOptions.model_fields) | frozenset(RunOptions.model_fields)
     | (frozenset(ModelOptions.model_fields) - {"dtype"})
-    | {"num_epochs", "max_steps", "minutes", "gradient_checkpointing", "trunk_cache", "seed"}
+    | {"num_epochs", "max_steps", "minutes", "gradient_checkpointing"}
+    | {"trunk_cache", "torch_compile", "seed"}
 )  # fmt: skip
 """Settings that decide no step, or that something else answers for: rows and weights by their
-hashes, order and batches by the ledger, the trunk cache by its own word."""
+hashes, order and batches by the ledger, trunk cache and compiling by their own word."""
 FIXED = (
     "dtype",
     "optim",

@@ -89,7 +89,7 @@ def _check_precision(config: FineTuningConfig, env: Mapping[str, str]) -> None:
 
 
 def _check_measured(config: FineTuningConfig) -> None:
-    """Refuse what is decided by measuring, which a single process does."""
+    """Refuse what is decided by measuring, and what was made for a single process."""
     if config.minutes is not None:
         raise UsageError(
             "--minutes measures how fast one process is, and cannot plan for several.",
@@ -100,6 +100,10 @@ def _check_measured(config: FineTuningConfig) -> None:
             "--gradient-checkpointing auto measures the memory of one process, and cannot choose "
             "for several.",
             hint="--gradient-checkpointing full, or a number of layers",
+        )
+    if config.torch_compile == "on":
+        raise UsageError(
+            "--torch-compile on was not made for several processes.", hint="--torch-compile off"
         )
 
 

@@ -11,6 +11,7 @@ from tunesmith.config.presets import NEEDS
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import UsageError
 from tunesmith.workflows import console, trunk
+from tunesmith.workflows.compiling import check_compiled
 
 if TYPE_CHECKING:
     from tunesmith.models.adapters import Trainable
@@ -45,6 +46,7 @@ def check_method(resolved: Resolved[FineTuningConfig]) -> None:
     if config.trunk_cache == "on" and (why := trunk.against_settings(config)):
         raise trunk.refusal(why)
     _check_sharing(config)
+    check_compiled(config)
 
 
 def _check_sharing(config: FineTuningConfig) -> None:

@@ -17,6 +17,7 @@ from tunesmith.errors import UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, method
 from tunesmith.workflows.attention import choose_attention
+from tunesmith.workflows.compiling import check_compiled
 from tunesmith.workflows.launched import Way, reshards
 from tunesmith.workflows.method import check_method, settle_adapter
 from tunesmith.workflows.new_tokens import Vocabulary, check_new_tokens, compare_on, grow
@@ -64,6 +65,7 @@ def open_training(resolved: Resolved[Any]) -> Opened:
     check_precision(config, loaded)
     config = settle_adapter(config, resolved.sources, loaded)
     check_quantised(config)  # again, now that an adapter has said what it is
+    check_compiled(config)
     if config.max_length > loaded.max_positions:
         chosen = resolved.sources.get("max_length", "default")
         if chosen == "default" or chosen.startswith("task"):

@@ -12,7 +12,7 @@ from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import CheckpointError, DivergedError
 from tunesmith.rundir import RunDir
-from tunesmith.workflows import console, minutes, safety
+from tunesmith.workflows import compiling, console, minutes, safety
 from tunesmith.workflows.conditions import conditions
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.footprint import settle_checkpointing
@@ -83,6 +83,7 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
     chosen_trackers(resolved.options.report_to)
     with together(resolved) as team:
         with team.first():
+            compiling.check_compiler(resolved.options)
             opened = open_training(resolved)
         check_samples(opened.config, resolved.sources, opened.held)
         config = opened.config
@@ -130,6 +131,7 @@ class _Run:
         self.from_name = ""
         """The checkpoint that a resumed run goes on from."""
         self.machine = fingerprint(self.accelerator, self.loaded.dtype)
+        self.compiled = compiling.compiled_by(self.config, self.accelerator.device)
         self.trunk_kept: bool | None = None
         """Whether the trunk's output is kept; None until that is decided, once in a run."""
 
@@ -154,7 +156,10 @@ class _Run:
         begin_smaller(state, smaller, settings)
         first, began = state.step, time.monotonic()
         with safety.last_step_kept(lambda: self._checkpoint(state), state, self.run, self.team):
-            with stop_on_signals(launched=self.team.several) as stop:
+            with (
+                stop_on_signals(launched=self.team.several) as stop,
+                compiling.failures_explained(self.config, stop, lambda: state.step),
+            ):
                 self._train(state, settings, stop)
             held_loss = self._last_held_out_loss(state.step) if self.held.rows else None
         self._checkpoint(state)
@@ -239,6 +244,7 @@ class _Run:
         config = self.config
         self.conditions = conditions(config, self.rows.rows, self.loaded.model)
         model = make_trainable(config, self.loaded, self.accelerator, self.team.way)
+        compiling.compile_layers(config, model)
         state = State(model, make_optimizer(model, settings))
         state.scaler = getattr(self.accelerator, "scaler", None)
         self.model = model
@@ -250,6 +256,7 @@ class _Run:
             decided = extra.get("decisions")
             console.say(f"Resumed from {path.name}.")
             changes += safety.warn_of_machine(extra.get("machine"), self.machine)
+            changes += compiling.warn_of_other(extra.get("compiled", "off"), self.compiled)
             self.notes = list(dict.fromkeys([*extra.get("notes", []), *changes]))
             if self.team.main:
                 give_up_later(path)
@@ -334,16 +341,8 @@ class _Run:
                     break
 
     def _trunk(self, state: State, settings: Settings) -> AbstractContextManager[TrunkCache | None]:
-        return kept_trunk(
-            self.config,
-            self.run.trunk,
-            state.model,
-            self.rows.rows,
-            self.plan,
-            settings,
-            self.accelerator,
-            self.trunk_kept,
-        )
+        parts = (self.config, self.run.trunk, state.model, self.rows.rows, self.plan, settings)
+        return kept_trunk(*parts, self.accelerator, self.trunk_kept)
 
     def _held_out_loss(self, step: int) -> float:
         """Take the held-out loss; keep the model if it is the best so far."""
@@ -383,6 +382,7 @@ class _Run:
             "machine": self.machine,
             "conditions": self.conditions,
             "notes": self.notes,
+            "compiled": self.compiled,
             "trunk_kept": self.trunk_kept,
             "new_tokens": None if new is None else new.to_json(),
             "processes": team.count,

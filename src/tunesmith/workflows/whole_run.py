@@ -27,6 +27,7 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
         "rehearsal": config.rehearsal,
         "eval_questions": config.eval_questions,
         "trunk_cache": config.trunk_cache,
+        "torch_compile": config.torch_compile,
     }
     if not timed:
         whole |= {
