@@ -107,6 +107,19 @@ def inject(fault: str, rank: int) -> None:
         return losses(*given, **more)
 
     loop.token_losses = token_losses
+    if fault == "broken":
+        update, made = loop.update, [0]
+
+        def break_once(state: Any, accelerator: Any) -> None:
+            update(state, accelerator)
+            made[0] += 1
+            if made[0] == 3:
+                weight = next(p for p in state.model.parameters() if p.requires_grad)
+                own = weight.to_local() if hasattr(weight, "to_local") else weight
+                if rank == 1 or own is weight:  # of shards one alone
+                    own.data.view(-1)[0] = float("nan")
+
+        loop.update = break_once
     if fault == "slow" and rank == 0:
         write = Metrics.write
 

@@ -100,7 +100,7 @@ def test_stopped_and_resumed_equals_unstopped(
 @pytest.mark.parametrize("env", [{}, SHARDS], ids=["copies", "shards"])
 def test_a_process_that_stalls_is_named_and_all_end(env: dict[str, str]) -> None:
     began = time.monotonic()
-    job = {"env": env, "train": {"run_name": "stalled", "stall_seconds": 4}, "fault": "stall"}
+    job = {"env": env, "train": {"run_name": "stalled", "stall_seconds": 8}, "fault": "stall"}
     found = run(job)
     assert [code for code, _ in found] == [9, 9], found
     assert time.monotonic() - began < 100
@@ -112,6 +112,15 @@ def test_a_process_that_stalls_is_named_and_all_end(env: dict[str, str]) -> None
     stack = Path("runs/stalled/stacks/process-1.txt").read_text()
     assert "token_losses" in stack
     assert Path("runs/stalled/stacks/process-0.txt").is_file()
+
+
+@pytest.mark.parametrize("env", [pytest.param({}, id="copies"), SHARED_OUT])
+def test_all_go_back_where_a_weight_is_not_finite(env: dict[str, str]) -> None:
+    job = {"run_name": "back", "nonfinite": "rewind", "eval_strategy": "no", **LORA, "max_steps": 6}
+    found = run({"env": env, "train": job, "fault": "broken"})
+    assert [code for code, _ in found] == [0, 0], found
+    assert "going back to checkpoint-step-2" in found[0][1]
+    assert all(value.isfinite().all() for value in weights("back").values())
 
 
 @pytest.mark.parametrize("env", [pytest.param({}, id="copies"), SHARED_OUT])

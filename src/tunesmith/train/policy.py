@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tunesmith.errors import DivergedError
+from tunesmith.train import processes
 
 if TYPE_CHECKING:
     from tunesmith.train.loop import State
@@ -104,7 +105,8 @@ def check_finite(state: State, rows: str = "", *, exact: bool = False) -> None:
 
     One synchronisation for all of them. ``exact`` says that the last step is the one to blame.
     """
-    broken = first_broken(state)
+    # Each process sees its shard alone, and all are to come to the same end.
+    broken = processes.first_found(first_broken(state), state.model)
     if broken is None:
         return
     when = f"the update of step {state.step}" if exact else f"step {state.step} or one before it"

@@ -108,6 +108,17 @@ def settle(model: Any, stopped: bool, accelerator: Any) -> bool:
     return bool(summed[0])
 
 
+def first_found(name: str | None, model: Any) -> str | None:
+    """Return what any process found in its shard of a model; None where none found anything."""
+    if not is_sharded(model):
+        return name
+    device = next(model.parameters()).device
+    found = torch.tensor(float(name is not None), device=device)
+    with needing_others("the look for numbers that are not finite"):
+        dist.all_reduce(found)
+    return name if name is not None or not found else "a weight of another process"
+
+
 def _sum_gradients(parameters: Sequence[Any]) -> None:
     piece: list[Any] = []
     for at, parameter in enumerate(parameters):

@@ -372,6 +372,7 @@ class _Run:
 
     def _checkpoint(self, state: State) -> None:
         from tunesmith.train import checkpoint
+        from tunesmith.train.policy import check_finite
 
         team, folder, new = self.team, self.run.checkpoints, self.loaded.new_tokens
         extra = {
@@ -392,6 +393,7 @@ class _Run:
             checkpoint.save(folder, state, extra, rows, team.wire)
         else:
             team.check_copies(state.model)
+            check_finite(state)  # in every process, so that all go back or none does
             team.only_main(lambda: checkpoint.save(folder, state, extra, rows), "saving")
         if team.main:
             best = self.progress.best_step if wants_best(self.config) else None
