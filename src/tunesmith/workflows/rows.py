@@ -32,7 +32,7 @@ class Data:
     held_out: Sequence[Example]
     questions: list[Problem] = field(default_factory=list)
     repeated: int = 0
-    """Held-out examples whose prompt is also in training; left out of the held-out set."""
+    """Held-out examples whose prompt, or whole text, is also in training; left out of the set."""
 
 
 def gather(config: FineTuningConfig, task: Task) -> Data:
@@ -49,15 +49,8 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
         source = config.eval_dataset or names[0]
         split = config.dataset_test_split or "train"
         held_out = _read(config, task, source, split, by_example)
-        known = {hash(prompt_key(example)) for example in examples}
-        fresh = pick(
-            held_out,
-            [
-                at
-                for at, e in enumerate(held_out)
-                if e.segments[0].role is None or hash(prompt_key(e)) not in known
-            ],
-        )
+        known = {_sameness(example) for example in examples}
+        fresh = pick(held_out, [at for at, e in enumerate(held_out) if _sameness(e) not in known])
         repeated, held_out = len(held_out) - len(fresh), fresh
         if repeated:
             console.warn(f"{repeated} held-out rows are also trained on and are left out")
@@ -69,6 +62,11 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     if isinstance(task, GradedTask) and task.name == "units":
         questions = task.problems("test", limit=config.eval_questions or 1)
     return Data(examples, held_out, questions[: config.eval_questions], repeated)
+
+
+def _sameness(example: Example) -> int:
+    """Return a hash of what makes a row one that was trained on: its prompt, or its whole text."""
+    return hash((example.segments[0].role is None, prompt_key(example)))
 
 
 def _check_splits(config: FineTuningConfig, names: Sequence[str]) -> None:
