@@ -164,3 +164,30 @@ def test_held_out_texts_that_are_trained_on_are_left_out(
     given = {"task": "domain", "dataset": [str(book)], "eval_dataset": str(book)}
     with pytest.raises(DataError, match="is also a training row"):
         gather(resolve(FineTuningConfig, given).options, get_task("domain"))
+
+
+def test_the_test_split_of_every_source_is_held_out(tmp_path: Path) -> None:
+    def saved(name: str, *splits: str) -> str:
+        parts = {
+            split: datasets.Dataset.from_list([{"prompt": f"{name} {split}", "completion": "c"}])
+            for split in splits
+        }
+        datasets.DatasetDict(parts).save_to_disk(tmp_path / name)
+        return str(tmp_path / name)
+
+    def held_out(*sources: str, **more: object) -> list[str]:
+        given = {"dataset": list(sources), "dataset_test_split": "test", **more}
+        data = gather(resolve(FineTuningConfig, given).options, get_task("instruct"))
+        return [example.segments[0].text for example in data.held_out]
+
+    a, b, c = saved("a", "train", "test"), saved("b", "train", "test"), saved("c", "train")
+    assert held_out(a, b) == ["a test", "b test"]
+    assert held_out(f"{a}:0.5", f"{b}:0.5") == ["a test", "b test"]
+    assert held_out(a, b, eval_dataset=b) == ["b test"]
+    plain = write(tmp_path / "plain.jsonl", 4)
+    for sources in ([a, plain], [plain, a]):
+        with pytest.raises(UsageError, match=r"plain\.jsonl has no splits") as refused:
+            held_out(*sources)
+        assert f"--eval-dataset {a}" in str(refused.value)
+    with pytest.raises(DataError, match="c has no split 'test'"):
+        held_out(a, c)
