@@ -132,8 +132,27 @@ def settle_adapter(
     return config.model_copy(update={**has, "lora_target_modules": modules})
 
 
+def check_freezing(config: FineTuningConfig, loaded: LoadedModel) -> None:
+    """Refuse a ``--freeze-ratio`` that is less than one of the model's layers."""
+    if not config.freeze_ratio:
+        return
+    from tunesmith.models.adapters import blocks, frozen_blocks, least_ratio
+
+    layers = len(blocks(loaded.model))
+    if not frozen_blocks(layers, config.freeze_ratio):
+        raise UsageError(
+            f"--freeze-ratio {config.freeze_ratio:g} of the {layers} layers of this model is none.",
+            expected="at least one layer",
+            hint=f"--freeze-ratio {least_ratio(layers):g}",
+        )
+
+
 def make_trainable(config: FineTuningConfig, loaded: LoadedModel) -> Trainable:
-    """Put the adapter on ``loaded.model``, freeze what is not trained, and count the rest."""
+    """Put the adapter on ``loaded.model``, freeze what is not trained, and count the rest.
+
+    Raises ``UsageError`` where nothing would be frozen that was to be.
+    """
+    check_freezing(config, loaded)
     from tunesmith.models.adapters import (
         add_lora,
         count,

@@ -18,7 +18,7 @@ from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, method
 from tunesmith.workflows.attention import choose_attention
 from tunesmith.workflows.launched import Way, reshards
-from tunesmith.workflows.method import check_method, settle_adapter
+from tunesmith.workflows.method import check_freezing, check_method, settle_adapter
 from tunesmith.workflows.new_tokens import Vocabulary, check_new_tokens, compare_on, grow
 from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.progress import check_held_out
@@ -64,6 +64,7 @@ def open_training(resolved: Resolved[Any]) -> Opened:
     check_precision(config, loaded)
     config = settle_adapter(config, resolved.sources, loaded)
     check_quantised(config)  # again, now that an adapter has said what it is
+    check_freezing(config, loaded)
     if config.max_length > loaded.max_positions:
         chosen = resolved.sources.get("max_length", "default")
         if chosen == "default" or chosen.startswith("task"):
