@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from test_workflows import in_a_folder, weights, write_rows  # noqa: F401
 from tunesmith.cli import main
+from tunesmith.config.schema import FineTuningConfig
 from tunesmith.train.batches import make_plan
 from tunesmith.train.budget import Costs, Method, Rhythm, choose, most_steps, seconds_of
 from tunesmith.train.ledger import Ledger
@@ -131,6 +132,58 @@ def test_what_was_set_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = fake(monkeypatch, 0.0, 9.0)
     assert main([*COMMAND, "--minutes", "1"]) == 0
     assert asked == [{}]
+
+
+def test_no_more_layers_are_recomputed_than_a_cheaper_method_reaches(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_rows("rows.jsonl", 60)
+    real, built = minutes.measure, []
+
+    def measure(*given: Any) -> Any:
+        built.append(given[3])
+        real(*given)  # each method can be built
+        return Method(given[2], given[3], 9.0), Costs(1.0, 1.0, 10.0)
+
+    monkeypatch.setattr(minutes, "clock", Clock(0.0))
+    monkeypatch.setattr(minutes, "measure", measure)
+    command = ["train", "--dataset", "rows.jsonl", "--report-to", "none", "--minutes", "1"]
+    assert main([*command, "--gradient-checkpointing", "4"]) == 0
+    assert built[2:] == [
+        {"freeze_ratio": 0.5, "gradient_checkpointing": 3},
+        {"freeze_ratio": 0.75, "gradient_checkpointing": 2},
+    ]
+    assert "50% of the bottom layers frozen and the 3 others computed again (9" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_cheaper_method_that_cannot_be_built_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_rows("rows.jsonl", 60)
+    Path("c.yaml").write_text("lora_target_modules: [nothing]\n")
+    real = minutes.measure
+
+    def measure(*given: Any) -> Any:
+        real(*given)
+        return Method(given[2], given[3], 9.0), Costs(1.0, 1.0, 10.0)
+
+    monkeypatch.setattr(minutes, "clock", Clock(0.0))
+    monkeypatch.setattr(minutes, "measure", measure)
+    command = ["train", "--dataset", "rows.jsonl", "--report-to", "none", "--minutes", "1"]
+    assert main([*command, "--config", "c.yaml"]) == 0
+    said = capsys.readouterr().err
+    assert "LoRA is not tried: The LoRA targets nothing do not all match" in said
+    assert [*decided("instruct_rows")["minutes"]["measured"]][1:] == [
+        "50% of the bottom layers frozen",
+        "75% of the bottom layers frozen",
+    ]
+
+
+def test_a_model_of_one_layer_has_none_to_freeze() -> None:
+    [(name, _)] = minutes._cheaper(FineTuningConfig(), {}, 1)
+    assert name == "LoRA"
 
 
 def test_too_short_a_time_is_refused_with_what_it_takes(
