@@ -181,6 +181,19 @@ def test_a_cheaper_method_that_cannot_be_built_is_passed_over(
     ]
 
 
+def test_a_best_model_that_the_planned_steps_cannot_have_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_rows("rows.jsonl", 60)
+    fake(monkeypatch, 0.0, 9.0)
+    given = [*COMMAND, "--keep-best", "2", "--minutes", "1"]
+    given[given.index("--eval-steps") + 1] = "10"
+    assert main(given) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    steps = decided("instruct_rows")["minutes"]["steps"]
+    assert f"no held-out loss is taken before the last of the {steps} steps" in said
+
+
 def test_a_model_of_one_layer_has_none_to_freeze() -> None:
     [(name, _)] = minutes._cheaper(FineTuningConfig(), {}, 1)
     assert name == "LoRA"

@@ -13,6 +13,7 @@ from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.workflows import console
 from tunesmith.workflows.measured_plan import MeasuredPlan
+from tunesmith.workflows.progress import check_looks, wants_looks
 from tunesmith.workflows.setup import Opened, loop_settings, plan_steps
 from tunesmith.workflows.trial import as_trained
 
@@ -103,7 +104,11 @@ def fit_into_minutes(
     console.say(chosen["said"] if replayed is None else f"As planned at first: {chosen['said']}")
     if replayed is None:
         limit.set(config.minutes, chosen["end"])
-    return config.model_copy(update={**chosen["changes"], "max_steps": chosen["steps"]})
+    config = config.model_copy(update={**chosen["changes"], "max_steps": chosen["steps"]})
+    if wants_looks(config):
+        plan = plan_steps(config, opened.rows, 1, quiet=True)
+        check_looks(config, {}, plan.total_steps, plan.steps_an_epoch)  # the steps are not typed
+    return config
 
 
 def _decide(
