@@ -11,14 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tunesmith
 from test_workflows import in_a_folder, weights, write_rows  # noqa: F401
 from tunesmith.cli import main
+from tunesmith.config.load import ARGUMENT, resolve
 from tunesmith.config.schema import FineTuningConfig
+from tunesmith.errors import UsageError
 from tunesmith.train.batches import make_plan
 from tunesmith.train.budget import Costs, Method, Rhythm, choose, most_steps, seconds_of
 from tunesmith.train.ledger import Ledger
 from tunesmith.train.schedule import factor
 from tunesmith.workflows import minutes
+from tunesmith.workflows.method import check_method
 
 COMMAND = ["train", "--dataset", "rows.jsonl", "--report-to", "none", "--eval-steps", "4"]
 COMMAND += ["--learning-rate", "0.001", "--save-steps", "5"]
@@ -219,6 +223,35 @@ def test_two_ways_to_say_how_long_are_refused(more: list[str], said: str, capsys
     write_rows("rows.jsonl", 24)
     assert main([*COMMAND, "--minutes", "1", *more]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_typed_steps_and_typed_epochs_are_refused(capsys: Any) -> None:
+    write_rows("rows.jsonl", 24)
+    assert main([*COMMAND, "--max-steps", "2", "--num-epochs", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "--max-steps and --num-epochs cannot both be given" in said
+    assert "Try: --max-steps 2 or --num-epochs 3 alone" in said
+    with pytest.raises(UsageError, match="whatever the epochs"):
+        tunesmith.train(dataset="rows.jsonl", max_steps=2, num_epochs=5)
+
+
+def test_steps_go_with_the_epochs_of_a_file_or_preset() -> None:
+    both = {"num_epochs": 5, "max_steps": 2}
+    Path("c.yaml").write_text("num_epochs: 5\nmax_steps: 2\n")
+    for typed, configs in (
+        ({}, ["c.yaml"]),
+        ({"max_steps": 3}, ["c.yaml"]),
+        ({"num_epochs": 3}, ["c.yaml"]),
+        ({"max_steps": 3}, ["high_quality"]),
+        ({"num_epochs": 3}, ["quick_test"]),
+        ({"max_steps": 3, "num_epochs": None}, []),
+    ):
+        check_method(resolve(FineTuningConfig, typed, configs))
+    with pytest.raises(UsageError):
+        check_method(resolve(FineTuningConfig, both, ["c.yaml"]))
+    # What a stored run's settings become, all of them handed over as arguments.
+    stored = resolve(FineTuningConfig, {"max_steps": 2, "lora": True}).options.model_dump()
+    check_method(resolve(FineTuningConfig, stored, origin=ARGUMENT))
 
 
 def test_a_machine_that_became_slower_ends_in_time_and_resumes_to_the_same(

@@ -24,7 +24,7 @@ LORA_SETTINGS = tuple(n for n in NEEDS if NEEDS[n] == "lora" and n != "lora_plus
 def check_method(resolved: Resolved[FineTuningConfig]) -> None:
     """Refuse settings that no method of training fulfils together, or that would do nothing."""
     config = resolved.options
-    _check_minutes(resolved)
+    _check_length(resolved)
     # A saved config.yaml names every setting, so only what was typed can be a mistake.
     typed = {name for name, source in resolved.sources.items() if source in (FLAG, ARGUMENT)}
     idle = [
@@ -64,13 +64,24 @@ def _check_sharing(config: FineTuningConfig) -> None:
         )
 
 
-def _check_minutes(resolved: Resolved[FineTuningConfig]) -> None:
-    """Refuse ``--minutes`` beside typed epochs: both say how long to train."""
-    typed = resolved.sources.get("num_epochs") in (FLAG, ARGUMENT)
-    if resolved.options.minutes is not None and typed:
+def _check_length(resolved: Resolved[FineTuningConfig]) -> None:
+    """Refuse typed epochs beside ``--minutes`` or typed steps: all say how long to train."""
+    config, source = resolved.options, resolved.sources.get("num_epochs")
+    if source not in (FLAG, ARGUMENT):
+        return
+    if config.minutes is not None:
         raise UsageError(
             "--minutes and --num-epochs cannot both be given: both say how long to train.",
             hint="leave out --num-epochs; the task's epochs are the most that --minutes takes",
+        )
+    # A caller may hand over the settings of a stored run, which name the default as well.
+    default = FineTuningConfig.model_fields["num_epochs"].default
+    stored = source == ARGUMENT and config.num_epochs == default
+    if resolved.sources.get("max_steps") in (FLAG, ARGUMENT) and not stored:
+        raise UsageError(
+            "--max-steps and --num-epochs cannot both be given: both say how long to train, and "
+            f"the {config.max_steps} steps would be taken whatever the epochs.",
+            hint=f"--max-steps {config.max_steps} or --num-epochs {config.num_epochs:g} alone",
         )
 
 
