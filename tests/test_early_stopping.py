@@ -177,6 +177,44 @@ def test_without_held_out_losses_there_is_no_best(
     assert not Path("runs").exists()
 
 
+SIX = "train --dataset rows.jsonl --model base --max-steps 6"
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "hint"),
+    [
+        (f"{SIX} --early-stopping-patience 2", "before the last of the 6 steps", "--eval-steps 1"),
+        (f"{SIX} --keep-best 2 --eval-steps 6", "--eval-steps is 6", "--eval-steps 1"),
+        (
+            f"{SIX} --load-best-model-at-end --eval-strategy epoch --gradient-accumulation-steps 1",
+            "each epoch has 6",
+            "--eval-strategy steps --eval-steps 1",
+        ),
+        (
+            "train --dataset rows.jsonl --model base --max-steps 1 --keep-best 2",
+            "before the one step",
+            "leave it out",
+        ),
+    ],
+)
+def test_without_a_look_on_the_way_there_is_no_best(
+    command: str, message: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), "--per-device-train-batch-size", "4"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert f"Try: {hint}" in said
+    assert not Path("runs").exists()
+
+
+def test_what_a_file_asks_of_looks_in_vain_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.yaml").write_text("keep_best: 2\n")
+    assert main(f"{SIX} --config c.yaml --report-to none".split()) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "--keep-best 2 does nothing: no held-out loss is taken before the last of the 6" in said
+    assert "(--eval-steps 1)" in said
+
+
 def test_losses_are_counted_since_the_best() -> None:
     progress = Progress()
     taken = [3.0, 2.0, 2.0, float("nan"), 1.5, 1.6]

@@ -34,6 +34,7 @@ from tunesmith.train.estimate import (
     watched,
 )
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
+from tunesmith.train.new_rows import NewRows
 from tunesmith.types import Encoded, Origin
 
 ROWS = (Group(20, (8, 12)), Group(60))
@@ -210,6 +211,25 @@ def test_probes_leave_no_trace(method: str) -> None:
     assert (state.step, state.ledger.count, dict(state.optimizer.state)) == (0, 0, {})
     after = [step.loss for step in fit(state, rows, plan, settings, accelerator)]
     assert after == expected
+
+
+@pytest.mark.parametrize(("warmup", "whole"), [(2, True), (20, False)])
+def test_probes_are_of_steps_that_train_everything_if_any_does(warmup: int, whole: bool) -> None:
+    """With new tokens the first steps train their rows alone, which is quicker."""
+    rows, plan, model = make_rows(), Plan(24, 8, 20, 0), make("full")
+    settings = Settings(1e-2, new_rows=NewRows(300, 4, warmup))
+    state, trained = State(model, make_optimizer(model, settings)), []
+    probe(
+        state,
+        rows,
+        plan,
+        settings,
+        Accelerator(cpu=True),
+        [0],
+        after=lambda done: trained.extend(done.optimizer.state),
+    )
+    assert (len(trained) == len(list(model.parameters()))) is whole
+    assert trained
 
 
 def test_growth_of_the_process_is_seen_even_if_it_is_gone_at_the_end() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -191,3 +193,19 @@ def test_the_lazy_names_exist() -> None:
 
     for name in tunesmith.__all__:
         assert getattr(tunesmith, name) is not None
+
+
+def test_every_workflow_with_settings_is_a_lazy_name() -> None:
+    """What a verb does is there for Python under the package's own name."""
+    import tunesmith
+    from tunesmith.cli import VERBS
+
+    missing = []
+    for module in {verb.module for verb in VERBS.values()}:
+        workflow = importlib.import_module(f"tunesmith.workflows.{module}")
+        for name, found in inspect.getmembers(workflow, inspect.isfunction):
+            own = found.__module__ == workflow.__name__ and not name.startswith("_")
+            if own and "settings" in inspect.signature(found).parameters:
+                assert getattr(tunesmith, name, found) is found
+                missing += [name] * (name not in tunesmith.__all__)
+    assert missing == []

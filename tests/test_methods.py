@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ import tunesmith
 from test_workflows import write_rows
 from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.cli import main
-from tunesmith.errors import ModelError
-from tunesmith.models.adapters import add_lora
+from tunesmith.config.schema import FineTuningConfig
+from tunesmith.errors import ModelError, UsageError
+from tunesmith.models.adapters import add_lora, frozen_blocks, least_ratio
 from tunesmith.train.groups import parameter_groups
 from tunesmith.workflows import train as workflow
+from tunesmith.workflows.method import make_trainable
 
 IDS = torch.arange(4, 44)[None]
 
@@ -238,3 +241,22 @@ def test_all_weights_are_saved_for_transformers_alone(
     run = train(**method)
     saved = logits(AutoModelForCausalLM.from_pretrained(run / "final_model"))
     assert torch.allclose(saved, made[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("more", [{}, {"lora": True, "lora_rank": 4}], ids=str)
+def test_a_ratio_that_freezes_nothing_is_refused(more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"0\.4 of the 2 layers .* none") as refused:
+        train(freeze_ratio=0.4, **more)
+    assert refused.value.hint == "--freeze-ratio 0.5"
+    assert not Path("runs").exists()
+    loaded: Any = SimpleNamespace(model=tiny_model("llama"), new_tokens=None)
+    with pytest.raises(UsageError, match="none"):
+        make_trainable(FineTuningConfig(freeze_ratio=0.4, **more), loaded)
+    train(freeze_ratio=0.5, max_steps=1, **more)
+
+
+@pytest.mark.parametrize("layers", [1, 3, 5, 7, 12, 25, 28, 29, 49, 100, 126])
+def test_the_least_ratio_that_freezes_a_layer_is_offered(layers: int) -> None:
+    least = least_ratio(layers)
+    assert frozen_blocks(layers, least) >= 1
+    assert frozen_blocks(layers, least - 0.01) == 0

@@ -11,13 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tunesmith
 from test_workflows import in_a_folder, weights, write_rows  # noqa: F401
 from tunesmith.cli import main
+from tunesmith.config.load import ARGUMENT, resolve
+from tunesmith.config.schema import FineTuningConfig
+from tunesmith.errors import UsageError
 from tunesmith.train.batches import make_plan
 from tunesmith.train.budget import Costs, Method, Rhythm, choose, most_steps, seconds_of
 from tunesmith.train.ledger import Ledger
 from tunesmith.train.schedule import factor
 from tunesmith.workflows import minutes
+from tunesmith.workflows.method import check_method
 
 COMMAND = ["train", "--dataset", "rows.jsonl", "--report-to", "none", "--eval-steps", "4"]
 COMMAND += ["--learning-rate", "0.001", "--save-steps", "5"]
@@ -133,6 +138,71 @@ def test_what_was_set_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [{}]
 
 
+def test_no_more_layers_are_recomputed_than_a_cheaper_method_reaches(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_rows("rows.jsonl", 60)
+    real, built = minutes.measure, []
+
+    def measure(*given: Any) -> Any:
+        built.append(given[3])
+        real(*given)  # each method can be built
+        return Method(given[2], given[3], 9.0), Costs(1.0, 1.0, 10.0)
+
+    monkeypatch.setattr(minutes, "clock", Clock(0.0))
+    monkeypatch.setattr(minutes, "measure", measure)
+    command = ["train", "--dataset", "rows.jsonl", "--report-to", "none", "--minutes", "1"]
+    assert main([*command, "--gradient-checkpointing", "4"]) == 0
+    assert built[2:] == [
+        {"freeze_ratio": 0.5, "gradient_checkpointing": 3},
+        {"freeze_ratio": 0.75, "gradient_checkpointing": 2},
+    ]
+    assert "50% of the bottom layers frozen and the 3 others computed again (9" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_cheaper_method_that_cannot_be_built_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_rows("rows.jsonl", 60)
+    Path("c.yaml").write_text("lora_target_modules: [nothing]\n")
+    real = minutes.measure
+
+    def measure(*given: Any) -> Any:
+        real(*given)
+        return Method(given[2], given[3], 9.0), Costs(1.0, 1.0, 10.0)
+
+    monkeypatch.setattr(minutes, "clock", Clock(0.0))
+    monkeypatch.setattr(minutes, "measure", measure)
+    command = ["train", "--dataset", "rows.jsonl", "--report-to", "none", "--minutes", "1"]
+    assert main([*command, "--config", "c.yaml"]) == 0
+    said = capsys.readouterr().err
+    assert "LoRA is not tried: The LoRA targets nothing do not all match" in said
+    assert [*decided("instruct_rows")["minutes"]["measured"]][1:] == [
+        "50% of the bottom layers frozen",
+        "75% of the bottom layers frozen",
+    ]
+
+
+def test_a_best_model_that_the_planned_steps_cannot_have_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    write_rows("rows.jsonl", 60)
+    fake(monkeypatch, 0.0, 9.0)
+    given = [*COMMAND, "--keep-best", "2", "--minutes", "1"]
+    given[given.index("--eval-steps") + 1] = "10"
+    assert main(given) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    steps = decided("instruct_rows")["minutes"]["steps"]
+    assert f"no held-out loss is taken before the last of the {steps} steps" in said
+
+
+def test_a_model_of_one_layer_has_none_to_freeze() -> None:
+    [(name, _)] = minutes._cheaper(FineTuningConfig(), {}, 1)
+    assert name == "LoRA"
+
+
 def test_too_short_a_time_is_refused_with_what_it_takes(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -153,6 +223,35 @@ def test_two_ways_to_say_how_long_are_refused(more: list[str], said: str, capsys
     write_rows("rows.jsonl", 24)
     assert main([*COMMAND, "--minutes", "1", *more]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_typed_steps_and_typed_epochs_are_refused(capsys: Any) -> None:
+    write_rows("rows.jsonl", 24)
+    assert main([*COMMAND, "--max-steps", "2", "--num-epochs", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "--max-steps and --num-epochs cannot both be given" in said
+    assert "Try: --max-steps 2 or --num-epochs 3 alone" in said
+    with pytest.raises(UsageError, match="whatever the epochs"):
+        tunesmith.train(dataset="rows.jsonl", max_steps=2, num_epochs=5)
+
+
+def test_steps_go_with_the_epochs_of_a_file_or_preset() -> None:
+    both = {"num_epochs": 5, "max_steps": 2}
+    Path("c.yaml").write_text("num_epochs: 5\nmax_steps: 2\n")
+    for typed, configs in (
+        ({}, ["c.yaml"]),
+        ({"max_steps": 3}, ["c.yaml"]),
+        ({"num_epochs": 3}, ["c.yaml"]),
+        ({"max_steps": 3}, ["high_quality"]),
+        ({"num_epochs": 3}, ["quick_test"]),
+        ({"max_steps": 3, "num_epochs": None}, []),
+    ):
+        check_method(resolve(FineTuningConfig, typed, configs))
+    with pytest.raises(UsageError):
+        check_method(resolve(FineTuningConfig, both, ["c.yaml"]))
+    # What a stored run's settings become, all of them handed over as arguments.
+    stored = resolve(FineTuningConfig, {"max_steps": 2, "lora": True}).options.model_dump()
+    check_method(resolve(FineTuningConfig, stored, origin=ARGUMENT))
 
 
 def test_a_machine_that_became_slower_ends_in_time_and_resumes_to_the_same(

@@ -14,7 +14,7 @@ from tunesmith.cli import main
 from tunesmith.config.load import resolve
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.data.spool import Spool, joined, pick
-from tunesmith.errors import UsageError
+from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.registry import get_task
 from tunesmith.types import Example, Origin, Segment
 from tunesmith.workflows.rows import gather, split_shares
@@ -135,3 +135,59 @@ def test_shares_that_say_nothing_are_refused(sources: list[str], said: str) -> N
 
 def test_names_without_shares_stay_as_they_are() -> None:
     assert split_shares(["C:/rows.jsonl", "org/name"]) == (["C:/rows.jsonl", "org/name"], None)
+
+
+def test_held_out_texts_that_are_trained_on_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As for chats: a text met in training is no evidence, whatever its spaces and case."""
+
+    def texts(name: str, *found: str) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in found))
+        return str(path)
+
+    def held_out(other: str) -> list[str]:
+        given = {"task": "domain", "dataset": [rows], "eval_dataset": other}
+        data = gather(resolve(FineTuningConfig, given).options, get_task("domain"))
+        assert len(data.train) == 3
+        assert data.repeated == 2
+        return [example.segments[0].text for example in data.held_out]
+
+    rows = texts("t.jsonl", "One cat sat.", "Two cats sat.", "Three cats sat.")
+    assert held_out(texts("u.jsonl", "two  cats SAT.", "One cat sat.", "No cat.")) == ["No cat."]
+    assert "2 held-out rows are also trained on and are left out" in capsys.readouterr().err
+    with pytest.raises(DataError, match="is also a training row"):
+        held_out(rows)
+    book = tmp_path / "book.txt"
+    book.write_text("Once a cat sat.\n\nThen it stood.\n")
+    given = {"task": "domain", "dataset": [str(book)], "eval_dataset": str(book)}
+    with pytest.raises(DataError, match="is also a training row"):
+        gather(resolve(FineTuningConfig, given).options, get_task("domain"))
+
+
+def test_the_test_split_of_every_source_is_held_out(tmp_path: Path) -> None:
+    def saved(name: str, *splits: str) -> str:
+        parts = {
+            split: datasets.Dataset.from_list([{"prompt": f"{name} {split}", "completion": "c"}])
+            for split in splits
+        }
+        datasets.DatasetDict(parts).save_to_disk(tmp_path / name)
+        return str(tmp_path / name)
+
+    def held_out(*sources: str, **more: object) -> list[str]:
+        given = {"dataset": list(sources), "dataset_test_split": "test", **more}
+        data = gather(resolve(FineTuningConfig, given).options, get_task("instruct"))
+        return [example.segments[0].text for example in data.held_out]
+
+    a, b, c = saved("a", "train", "test"), saved("b", "train", "test"), saved("c", "train")
+    assert held_out(a, b) == ["a test", "b test"]
+    assert held_out(f"{a}:0.5", f"{b}:0.5") == ["a test", "b test"]
+    assert held_out(a, b, eval_dataset=b) == ["b test"]
+    plain = write(tmp_path / "plain.jsonl", 4)
+    for sources in ([a, plain], [plain, a]):
+        with pytest.raises(UsageError, match=r"plain\.jsonl has no splits") as refused:
+            held_out(*sources)
+        assert f"--eval-dataset {a}" in str(refused.value)
+    with pytest.raises(DataError, match="c has no split 'test'"):
+        held_out(a, c)

@@ -25,6 +25,7 @@ from tunesmith.rundir import (
     write_text,
 )
 from tunesmith.storage import whole_folder
+from tunesmith.workflows.several import STACKS
 
 RECORDS = [{"a": 1}, {"text": "Ünïcode \u2028 \n{}"}, {"nested": {"x": [1, None, 0.5]}}]
 
@@ -310,6 +311,7 @@ def test_overwrite_removes_a_runs_own_things_only(tmp_path):
         run.write_manifest({})
         write_text(run.final_model / "x", "1")
         write_text(run.metrics, "old")
+        write_text(run.path / STACKS / "process-1.txt", "where it stalled")
         write_text(run.path / "my notes.txt", "mine")
         outside = tmp_path / "elsewhere"
         write_text(outside / "precious", "1")

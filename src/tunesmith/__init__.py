@@ -18,6 +18,11 @@ _LAZY = {
     "compare": "tunesmith.workflows.compare",
     "generate": "tunesmith.workflows.generate",
     "sample": "tunesmith.workflows.sample",
+    "find_rate": "tunesmith.workflows.find_rate",
+    "estimate": "tunesmith.workflows.estimate",
+    "selftest": "tunesmith.workflows.selftest",
+    "filter_rows": "tunesmith.workflows.filter",
+    "convert_socratic": "tunesmith.workflows.socratic",
     "load": "tunesmith.models.load",
     "FineTuningConfig": "tunesmith.config.schema",
     "RAFTDataGenerator": "tunesmith.workflows.raft",
@@ -29,10 +34,15 @@ if TYPE_CHECKING:
     from tunesmith.config.schema import FineTuningConfig
     from tunesmith.models.load import load
     from tunesmith.workflows.compare import compare
+    from tunesmith.workflows.estimate import estimate
     from tunesmith.workflows.evaluate import evaluate
+    from tunesmith.workflows.filter import filter_rows
+    from tunesmith.workflows.find_rate import find_rate
     from tunesmith.workflows.generate import generate
     from tunesmith.workflows.raft import RAFTDataGenerator
     from tunesmith.workflows.sample import sample
+    from tunesmith.workflows.selftest import selftest
+    from tunesmith.workflows.socratic import convert_socratic
     from tunesmith.workflows.train import train
 
 

@@ -62,6 +62,7 @@ CONTENTS = (
     "tensorboard",
     "trunk.cache",
     "new_tokens.json",
+    "stacks",
 )
 """All that a run writes into its folder, and all that ``overwrite`` removes from it."""
 PROBE = ".probe"

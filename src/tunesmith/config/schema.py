@@ -76,7 +76,7 @@ class DataOptions(Options):
     dataset_train_split: str = "train"
     """Split of a saved folder or hub data set to train on."""
     dataset_test_split: str | None = None
-    """Split to hold out, such as validation."""
+    """Split of every source to hold out, such as validation."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Names of fields: prompt=Frage,completion=Antwort; also a.b or a template of {fields}."""
     encoding: str | None = None

@@ -156,13 +156,23 @@ def blocks(model: Any) -> torch.nn.ModuleList:
     return max(lists, key=len)
 
 
+def frozen_blocks(layers: int, ratio: float) -> int:
+    """Return how many of so many blocks a share freezes; a part of one is none."""
+    return int(ratio * layers)
+
+
+def least_ratio(layers: int) -> float:
+    """Return the smallest share, in hundredths, that freezes one of so many blocks."""
+    return next(at / 100 for at in range(1, 101) if frozen_blocks(layers, at / 100))
+
+
 def freeze_bottom(model: Any, ratio: float) -> int:
     """Freeze the bottom share of the blocks and the embeddings below them; return how many blocks.
 
     A head tied to the embeddings is frozen with them.
     """
     layers = blocks(model)
-    frozen = int(ratio * len(layers))
+    frozen = frozen_blocks(len(layers), ratio)
     if frozen == 0:
         return 0
     for layer in layers[:frozen]:

@@ -261,9 +261,12 @@ def probe(
     """Take these steps of the plan for a look, and put everything back as it was.
 
     ``after`` is called with the state behind the last step, before that.
-    Weights copied for that are not part of the growth that a probe reports.
+    Weights copied for that are not part of the growth that a probe reports. Where new tokens train
+    alone at first, the steps are taken as later ones, unless there are none.
     """
     found = []
+    if settings.new_rows is not None and settings.new_rows.steps < plan.total_steps:
+        settings = replace(settings, new_rows=None)
     with untouched(state):
         first = held_bytes(accelerator.device)
         for step in steps:

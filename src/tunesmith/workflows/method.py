@@ -25,7 +25,7 @@ LORA_SETTINGS = tuple(n for n in NEEDS if NEEDS[n] == "lora" and n != "lora_plus
 def check_method(resolved: Resolved[FineTuningConfig]) -> None:
     """Refuse settings that no method of training fulfils together, or that would do nothing."""
     config = resolved.options
-    _check_minutes(resolved)
+    _check_length(resolved)
     # A saved config.yaml names every setting, so only what was typed can be a mistake.
     typed = {name for name, source in resolved.sources.items() if source in (FLAG, ARGUMENT)}
     idle = [
@@ -66,13 +66,24 @@ def _check_sharing(config: FineTuningConfig) -> None:
         )
 
 
-def _check_minutes(resolved: Resolved[FineTuningConfig]) -> None:
-    """Refuse ``--minutes`` beside typed epochs: both say how long to train."""
-    typed = resolved.sources.get("num_epochs") in (FLAG, ARGUMENT)
-    if resolved.options.minutes is not None and typed:
+def _check_length(resolved: Resolved[FineTuningConfig]) -> None:
+    """Refuse typed epochs beside ``--minutes`` or typed steps: all say how long to train."""
+    config, source = resolved.options, resolved.sources.get("num_epochs")
+    if source not in (FLAG, ARGUMENT):
+        return
+    if config.minutes is not None:
         raise UsageError(
             "--minutes and --num-epochs cannot both be given: both say how long to train.",
             hint="leave out --num-epochs; the task's epochs are the most that --minutes takes",
+        )
+    # A caller may hand over the settings of a stored run, which name the default as well.
+    default = FineTuningConfig.model_fields["num_epochs"].default
+    stored = source == ARGUMENT and config.num_epochs == default
+    if resolved.sources.get("max_steps") in (FLAG, ARGUMENT) and not stored:
+        raise UsageError(
+            "--max-steps and --num-epochs cannot both be given: both say how long to train, and "
+            f"the {config.max_steps} steps would be taken whatever the epochs.",
+            hint=f"--max-steps {config.max_steps} or --num-epochs {config.num_epochs:g} alone",
         )
 
 
@@ -134,8 +145,27 @@ def settle_adapter(
     return config.model_copy(update={**has, "lora_target_modules": modules})
 
 
+def check_freezing(config: FineTuningConfig, loaded: LoadedModel) -> None:
+    """Refuse a ``--freeze-ratio`` that is less than one of the model's layers."""
+    if not config.freeze_ratio:
+        return
+    from tunesmith.models.adapters import blocks, frozen_blocks, least_ratio
+
+    layers = len(blocks(loaded.model))
+    if not frozen_blocks(layers, config.freeze_ratio):
+        raise UsageError(
+            f"--freeze-ratio {config.freeze_ratio:g} of the {layers} layers of this model is none.",
+            expected="at least one layer",
+            hint=f"--freeze-ratio {least_ratio(layers):g}",
+        )
+
+
 def make_trainable(config: FineTuningConfig, loaded: LoadedModel) -> Trainable:
-    """Put the adapter on ``loaded.model``, freeze what is not trained, and count the rest."""
+    """Put the adapter on ``loaded.model``, freeze what is not trained, and count the rest.
+
+    Raises ``UsageError`` where nothing would be frozen that was to be.
+    """
+    check_freezing(config, loaded)
     from tunesmith.models.adapters import (
         add_lora,
         count,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.presets import LORA_RATE
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.errors import UsageError
+from tunesmith.errors import ModelError, UsageError
 from tunesmith.rundir import PROBE
 from tunesmith.workflows import console
 from tunesmith.workflows.measured_plan import MeasuredPlan
+from tunesmith.workflows.progress import check_looks, wants_looks
 from tunesmith.workflows.setup import Opened, loop_settings, plan_steps
 from tunesmith.workflows.trial import as_trained
 
@@ -104,7 +105,11 @@ def fit_into_minutes(
     console.say(chosen["said"] if replayed is None else f"As planned at first: {chosen['said']}")
     if replayed is None:
         limit.set(config.minutes, chosen["end"])
-    return config.model_copy(update={**chosen["changes"], "max_steps": chosen["steps"]})
+    config = config.model_copy(update={**chosen["changes"], "max_steps": chosen["steps"]})
+    if wants_looks(config):
+        plan = plan_steps(config, opened.rows, 1, quiet=True)
+        check_looks(config, {}, plan.total_steps, plan.steps_an_epoch)  # the steps are not typed
+    return config
 
 
 def _decide(
@@ -114,6 +119,7 @@ def _decide(
     folder: Path,
     spent: tuple[float, float],
 ) -> dict[str, Any]:
+    from tunesmith.models.adapters import blocks
     from tunesmith.train import budget
 
     config, began = opened.config, clock()
@@ -129,8 +135,13 @@ def _decide(
     fits = budget.most_steps(left(), method.a_step, costs, rhythm)
     if not budget.is_enough(fits, wanted, plan.steps_an_epoch):
         fixed = opened.loaded.ref.adapter is not None or opened.loaded.new_tokens is not None
-        for name, changes in [] if fixed else _cheaper(config, sources):
-            found, _ = measure(opened, accelerator, name, changes, folder, spent[1])
+        layers = len(blocks(opened.loaded.model))
+        for name, changes in [] if fixed else _cheaper(config, sources, layers):
+            try:
+                found, _ = measure(opened, accelerator, name, changes, folder, spent[1])
+            except ModelError as failure:
+                console.say(f"{name} is not tried: {failure.found}")
+                continue
             methods.append(found)
             fits = budget.most_steps(left(), found.a_step, costs, rhythm)
             if budget.is_enough(fits, wanted, plan.steps_an_epoch):
@@ -227,9 +238,14 @@ def measure(
 
 
 def _cheaper(
-    config: FineTuningConfig, sources: Mapping[str, str]
+    config: FineTuningConfig, sources: Mapping[str, str], layers: int
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Return cheaper methods, the least different first; what a person has set is not changed."""
+    """Return cheaper methods, the least different first; what a person has set is not changed.
+
+    But of ``layers`` no more are computed again than the backward pass reaches above frozen ones.
+    """
+    from tunesmith.models.adapters import frozen_blocks
+
     own = ("lora", "freeze_ratio", "learning_rate")
     if any(not sources.get(name, "task").startswith("task") for name in own):
         return []
@@ -237,10 +253,18 @@ def _cheaper(
     if not config.lora:
         rate = (config.learning_rate or 2e-5) * LORA_RATE
         found.append(("LoRA", {"lora": True, "learning_rate": rate}))
-    return found + [
-        (f"{ratio:.0%} of the bottom layers frozen", {"freeze_ratio": ratio})
-        for ratio in (0.5, 0.75)
-    ]
+    again = config.gradient_checkpointing
+    for ratio in (0.5, 0.75):
+        frozen = frozen_blocks(layers, ratio)
+        if not frozen:
+            continue
+        name = f"{ratio:.0%} of the bottom layers frozen"
+        changes: dict[str, Any] = {"freeze_ratio": ratio}
+        if isinstance(again, int) and again > layers - frozen:
+            name += f" and the {layers - frozen} others computed again"
+            changes["gradient_checkpointing"] = layers - frozen
+        found.append((name, changes))
+    return found
 
 
 def _rhythm(config: FineTuningConfig, plan: Plan) -> Rhythm:

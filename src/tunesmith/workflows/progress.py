@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from tunesmith.config.load import ARGUMENT, FLAG
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import UsageError
+from tunesmith.workflows import console
 
 
 @dataclass(slots=True)
@@ -74,13 +76,8 @@ def best_steps(records: Sequence[Mapping[str, Any]], count: int) -> list[int]:
 
 def check_held_out(config: FineTuningConfig, held_out: Sequence[Any]) -> None:
     """Refuse to look for the best model where nothing is measured on the way."""
-    if config.load_best_model_at_end:
-        asked = "--load-best-model-at-end"
-    elif config.early_stopping_patience is not None:
-        asked = f"--early-stopping-patience {config.early_stopping_patience}"
-    elif config.keep_best:
-        asked = f"--keep-best {config.keep_best}"
-    else:
+    asked = next(iter(_asked(config).values()), None)
+    if asked is None:
         return
     if config.eval_strategy == "no":
         raise UsageError(
@@ -92,3 +89,46 @@ def check_held_out(config: FineTuningConfig, held_out: Sequence[Any]) -> None:
             f"{asked} goes by the held-out loss, and this run holds no rows out.",
             hint="--validation-split 0.1, or --eval-dataset",
         )
+
+
+def check_looks(
+    config: FineTuningConfig, sources: Mapping[str, str], total: int, an_epoch: int
+) -> None:
+    """Refuse to look for the best of ``total`` steps where only the last one is measured.
+
+    What was typed is refused with ``UsageError``; what a file or preset says is said to do nothing.
+    """
+    asked = _asked(config)
+    if not asked or any(looks_after(config, step, an_epoch) for step in range(1, total)):
+        return
+    typed = [text for name, text in asked.items() if sources.get(name) in (FLAG, ARGUMENT)]
+    steps = "the one step" if total == 1 else f"the last of the {total} steps"
+    found = (
+        f"{' and '.join(typed or asked.values())} does nothing: no held-out loss is taken before "
+        f"{steps}"
+    )
+    strategy = "--eval-strategy steps " if config.eval_strategy == "epoch" else ""
+    hint = f"{strategy}--eval-steps {max(1, total // 5)}" if total > 1 else "leave it out"
+    if not typed:
+        console.warn(f"{found} ({hint})")
+        return
+    every = f"each epoch has {an_epoch}" if strategy else f"--eval-steps is {config.eval_steps}"
+    raise UsageError(f"{found}; {every}.", hint=hint)
+
+
+def wants_looks(config: FineTuningConfig) -> bool:
+    """Say whether some setting goes by the best held-out loss."""
+    return bool(_asked(config))
+
+
+def _asked(config: FineTuningConfig) -> dict[str, str]:
+    """Return the settings that go by the best held-out loss, as they are typed."""
+    found = {}
+    if config.load_best_model_at_end:
+        found["load_best_model_at_end"] = "--load-best-model-at-end"
+    if config.early_stopping_patience is not None:
+        patience = f"--early-stopping-patience {config.early_stopping_patience}"
+        found["early_stopping_patience"] = patience
+    if config.keep_best:
+        found["keep_best"] = f"--keep-best {config.keep_best}"
+    return found

@@ -15,7 +15,7 @@ from tunesmith.data.spool import Spool, joined, pick
 from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.base import GradedTask, Task
 from tunesmith.workflows import console
-from tunesmith.workflows.idle import refuse_idle_split
+from tunesmith.workflows.idle import has_splits, refuse_idle_split
 
 if TYPE_CHECKING:
     from tunesmith.types import Example, Problem
@@ -32,7 +32,7 @@ class Data:
     held_out: Sequence[Example]
     questions: list[Problem] = field(default_factory=list)
     repeated: int = 0
-    """Held-out examples whose prompt is also in training; left out of the held-out set."""
+    """Held-out examples whose prompt, or whole text, is also in training; left out of the set."""
 
 
 def gather(config: FineTuningConfig, task: Task) -> Data:
@@ -46,23 +46,17 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     examples = joined(_shared(parts, names, shares, config.seed))
     repeated = 0
     if config.eval_dataset or config.dataset_test_split:
-        source = config.eval_dataset or names[0]
+        sources = _held_sources(config, names)
         split = config.dataset_test_split or "train"
-        held_out = _read(config, task, source, split, by_example)
-        known = {hash(prompt_key(example)) for example in examples}
-        fresh = pick(
-            held_out,
-            [
-                at
-                for at, e in enumerate(held_out)
-                if e.segments[0].role is None or hash(prompt_key(e)) not in known
-            ],
-        )
+        held_out = joined([_read(config, task, name, split, by_example) for name in sources])
+        known = {_sameness(example) for example in examples}
+        fresh = pick(held_out, [at for at, e in enumerate(held_out) if _sameness(e) not in known])
         repeated, held_out = len(held_out) - len(fresh), fresh
         if repeated:
             console.warn(f"{repeated} held-out rows are also trained on and are left out")
         if not held_out:
-            raise DataError(f"Every held-out row of {source} is also a training row.")
+            listed = " and ".join(sources)
+            raise DataError(f"Every held-out row of {listed} is also a training row.")
     else:
         examples, held_out = _hold_out(examples, config)
     questions = [by_example[str(e.origin)] for e in held_out if str(e.origin) in by_example]
@@ -71,13 +65,31 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     return Data(examples, held_out, questions[: config.eval_questions], repeated)
 
 
+def _sameness(example: Example) -> int:
+    """Return a hash of what makes a row one that was trained on: its prompt, or its whole text."""
+    return hash((example.segments[0].role is None, prompt_key(example)))
+
+
 def _check_splits(config: FineTuningConfig, names: Sequence[str]) -> None:
     """Refuse splits that no source has; a test split of a plain file would be the training rows."""
     if config.dataset_train_split != "train":
         refuse_idle_split(names, config.dataset_train_split, "--dataset-train-split")
     if config.dataset_test_split:
-        held = [config.eval_dataset or names[0]]
-        refuse_idle_split(held, config.dataset_test_split, "--dataset-test-split")
+        held, flag = _held_sources(config, names), "--dataset-test-split"
+        refuse_idle_split(held, config.dataset_test_split, flag)
+        if bare := [name for name in held if not has_splits(name)]:
+            whole = next(name for name in held if has_splits(name))
+            raise UsageError(
+                f"{flag} {config.dataset_test_split}, but {', '.join(bare)} has no splits; its "
+                "training rows would be held out.",
+                expected="splits in every source, or the one to hold out by name",
+                hint=f"{flag} {config.dataset_test_split} --eval-dataset {whole}",
+            )
+
+
+def _held_sources(config: FineTuningConfig, names: Sequence[str]) -> Sequence[str]:
+    """Return what the held-out rows are read from: one that was named, or all that is trained."""
+    return [config.eval_dataset] if config.eval_dataset else names
 
 
 def split_shares(sources: Sequence[str]) -> tuple[list[str], list[float] | None]:

@@ -18,11 +18,11 @@ from tunesmith.rundir import RunDir
 from tunesmith.workflows import console, method
 from tunesmith.workflows.attention import choose_attention
 from tunesmith.workflows.compiling import check_compiled
-from tunesmith.workflows.launched import Way, reshards
-from tunesmith.workflows.method import check_method, settle_adapter
+from tunesmith.workflows.launched import Way, processes, reshards
+from tunesmith.workflows.method import check_freezing, check_method, settle_adapter
 from tunesmith.workflows.new_tokens import Vocabulary, check_new_tokens, compare_on, grow
 from tunesmith.workflows.opening import open_model
-from tunesmith.workflows.progress import check_held_out
+from tunesmith.workflows.progress import check_held_out, check_looks, wants_looks
 from tunesmith.workflows.quantised import asked_bits, check_quantised
 from tunesmith.workflows.rows import Data, gather, split_shares
 from tunesmith.workflows.safety import check_precision, check_safety
@@ -66,6 +66,7 @@ def open_training(resolved: Resolved[Any]) -> Opened:
     config = settle_adapter(config, resolved.sources, loaded)
     check_quantised(config)  # again, now that an adapter has said what it is
     check_compiled(config)
+    check_freezing(config, loaded)
     if config.max_length > loaded.max_positions:
         chosen = resolved.sources.get("max_length", "default")
         if chosen == "default" or chosen.startswith("task"):
@@ -84,6 +85,9 @@ def open_training(resolved: Resolved[Any]) -> Opened:
     rows = _prepare(data.train, renderer, config)
     held = _prepare(data.held_out, renderer, config) if data.held_out else Prepared()
     check_held_out(config, held.rows)
+    if wants_looks(config):
+        plan = plan_steps(config, rows, processes(), quiet=True)
+        check_looks(config, resolved.sources, plan.total_steps, plan.steps_an_epoch)
     if vocabulary is not None and held.rows:
         compare_on(vocabulary, _prepare(data.held_out, vocabulary.renderer, config), held, loaded)
     _show_first(rows, renderer)
