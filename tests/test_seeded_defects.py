@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "src" / "tunesmith"
 FAILED = 1
@@ -34,15 +33,15 @@ DEFECTS = (
     Defect(
         "dropout draws from whatever random state there is",
         "train/loop.py",
-        "torch.manual_seed(_step_seed(plan_seed, state.step, accelerator.process_index))",
-        "_step_seed(plan_seed, state.step, accelerator.process_index)",
+        "torch.manual_seed(_step_seed(work.seed, state.step, work.accelerator.process_index))",
+        "_step_seed(work.seed, state.step, work.accelerator.process_index)",
         "test_training.py::test_dropout_follows_from_seed_and_step_alone",
     ),
     Defect(
         "the seed of dropout is the same at every step",
         "train/loop.py",
-        "_step_seed(plan_seed, state.step, accelerator",
-        "_step_seed(plan_seed, 0, accelerator",
+        "_step_seed(work.seed, state.step, work",
+        "_step_seed(work.seed, 0, work",
         "test_safety_of_steps.py::test_dropout_differs_from_step_to_step",
     ),
     Defect(
@@ -77,8 +76,8 @@ DEFECTS = (
     Defect(
         "the order of rows is that of the first epoch always",
         "train/batches.py",
-        "_remembered_order(self.rows, self.seed, self.epoch(step))",
-        "_remembered_order(self.rows, self.seed, 0)",
+        "order = _remembered_order(self.rows, self.seed, epoch)",
+        "order = _remembered_order(self.rows, self.seed, 0)",
         "test_safety_of_steps.py::test_every_epoch_has_an_order_of_its_own",
     ),
     Defect(
@@ -119,8 +118,8 @@ DEFECTS = (
     Defect(
         "accumulation divides by each micro-batch's own tokens",
         "train/loop.py",
-        "loss = (losses * weights).sum() / weight",
-        "loss = (losses * weights).sum() / weights.sum()",
+        "loss = (found.losses * found.weights).sum() / weight *",
+        "loss = (found.losses * found.weights).sum() / found.weights.sum() *",
         "test_training.py::test_one_by_eight_equals_four_by_two",
     ),
     Defect(
@@ -225,6 +224,13 @@ DEFECTS = (
 )
 
 
+def test_every_defect_has_its_place_in_the_source() -> None:
+    for defect in DEFECTS:
+        found = (PACKAGE / defect.file).read_text(encoding="utf-8").count(defect.right)
+        assert found == 1, f"«{defect.name}»: the source has changed, so plant it anew"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
 def test_a_planted_defect_is_caught(defect: Defect, tmp_path: Path) -> None:
     copy = tmp_path / "src" / "tunesmith"
