@@ -23,7 +23,7 @@ test: install
 	$(PYTEST) -n 2 --dist worksteal
 
 test-reliability: install
-	$(PYTEST) -m "reliability and not slow" -s --durations=0
+	$(PYTEST) -n 2 --dist worksteal -m "reliability and not slow" -rP --durations=15
 
 check: install
 	$(BIN)/ruff check src tests bench scripts

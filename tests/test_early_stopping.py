@@ -126,10 +126,19 @@ def test_what_is_returned_is_the_loss_of_the_final_model() -> None:
     assert last.held_out_loss == found[-1][1]
 
 
+PISSA = {"lora": True, "lora_rank": 4, "lora_init": "pissa"}
+
+
 @pytest.mark.parametrize(
-    "method", [{}, {"lora": True, "lora_rank": 4, "lora_init": "pissa"}], ids=str
+    ("method", "patience"),
+    [
+        ({}, 3),
+        (PISSA, 1),
+        pytest.param({}, 1, marks=pytest.mark.slow),
+        pytest.param(PISSA, 3, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("patience", [1, 3])
 def test_a_run_that_stopped_early_resumes_to_the_bit(method: dict[str, Any], patience: int) -> None:
     check_resume({**RISING, "early_stopping_patience": patience, "save_steps": 2, **method})
 
