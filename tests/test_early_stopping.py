@@ -90,6 +90,7 @@ def test_the_best_checkpoint_is_among_those_kept() -> None:
     assert kept == [best, 8, 9]
 
 
+@pytest.mark.slow
 def test_the_best_few_checkpoints_are_kept_besides_the_last() -> None:
     settings = {**RISING, "max_steps": 14, "save_total_limit": 2, "save_steps": 1, "keep_best": 3}
     run = train(**settings)

@@ -40,11 +40,11 @@ def script(name: str, *given: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("signal_", "full", "part"), [("SIGKILL", 10_000, 60), ("SIGTERM", 250, 8), ("SIGINT", 250, 8)]
+    ("signal_", "full", "part"), [("SIGKILL", 10_000, 40), ("SIGTERM", 250, 8), ("SIGINT", 250, 8)]
 )
 def test_runs_ended_anywhere_end_with_the_same_bits(signal_: str, full: int, part: int) -> None:
     wanted = share(full, part)
-    limit = [] if NIGHTLY else ["--seconds", "60" if signal_ == "SIGKILL" else "15"]
+    limit = [] if NIGHTLY else ["--seconds", "30" if signal_ == "SIGKILL" else "15"]
     said = script("kill_anywhere.py", "--kills", str(wanted), "--signal", signal_, *limit)
     done = int(said.split()[1])
     print(said)

@@ -80,6 +80,7 @@ def test_worked_examples_come_from_the_training_split() -> None:
     assert not questions & tested
 
 
+@pytest.mark.slow
 def test_base_corpus_never_holds_a_held_out_pair() -> None:
     scripts = Path(__file__).parent.parent / "scripts"
     sys.path.insert(0, str(scripts))
