@@ -50,6 +50,7 @@ def apart(one: str, other: str) -> float:
 
 # Of five rows, four a step, the last step of an epoch has one: a process without any.
 FIVE: dict[str, Any] = {"dataset": ["five.jsonl"], "validation_split": 0, "max_steps": 4}
+LORA: dict[str, Any] = {"lora": True, "lora_rank": 4, "lora_dropout": 0.0}
 FIVE |= {"per_device_train_batch_size": 2, "eval_strategy": "no"}
 
 
@@ -63,11 +64,13 @@ def test_two_processes_equal_one_and_their_resumed_selves() -> None:
         drop = [f"runs/{name}/checkpoints/checkpoint-step-{step}" for step in (4, 6)]
         jobs.append({"env": env, "train": again, "keep": keep, "drop": drop})
         jobs.append({"env": env, "train": {"run_name": f"{name}-five", **FIVE}})
+        jobs.append({"env": env, "train": {"run_name": f"{name}-lora", **LORA}})
     with started(Path.cwd(), jobs) as pair:
         alone = {**COMMON, "per_device_train_batch_size": 8, "log_level": "error"}
         straight = tunesmith.train(**alone, run_name="one")
         five = {**alone, **FIVE, "per_device_train_batch_size": 4}
         tunesmith.train(**five, run_name="one-five")
+        tunesmith.train(**alone, **LORA, run_name="one-lora")
         (first, said), (second, silence) = outcome(pair)
     assert (first, second) == (0, 0), said + silence
     assert silence == ""
@@ -76,11 +79,12 @@ def test_two_processes_equal_one_and_their_resumed_selves() -> None:
         print(name, apart("one", name), apart("one-five", f"{name}-five"))
         assert apart("one", name) < TOLERANCE
         assert apart("one-five", f"{name}-five") < TOLERANCE
+        assert apart("one-lora", f"{name}-lora") < TOLERANCE
         assert apart(name, f"{name}-straight") == 0
         best = weights(name, "best_model")
         assert all(torch.equal(best[key], value) for key, value in weights(name).items())
     assert straight.held_out_loss == pytest.approx(_held_out("shards"), abs=1e-5)
-    assert len(list(Path("runs").iterdir())) == 8
+    assert len(list(Path("runs").iterdir())) == 11
     _refused_elsewhere()
 
 
