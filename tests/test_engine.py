@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.errors import UsageError
+from tunesmith.generate import engine as engine_module
+from tunesmith.generate import packed_head
 from tunesmith.generate import sampling as sampling_module
+from tunesmith.generate.cache import Remembered
 from tunesmith.generate.engine import Engine
 from tunesmith.generate.reference import generate_one
 from tunesmith.generate.requests import Request, Sampling, attempt_seed
@@ -79,6 +82,111 @@ def test_stop_strings_cut_the_text() -> None:
     assert word not in cut.text
     assert free.text.startswith(cut.text)
     assert cut == generate_one(model, stopped, decode, STOP)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma3", "gpt2"])
+def test_chunks_of_a_prompt_change_nothing(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(arch)
+    requests = make_requests(5)
+    whole = {c.key: c for c in Engine(model, decode, STOP).run(requests)}
+    monkeypatch.setattr(engine_module, "CHUNK", 3)
+    assert whole == {c.key: c for c in Engine(model, decode, STOP, max_slots=4).run(requests)}
+
+
+def test_a_reordered_head_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    head = model.get_output_embeddings()
+    requests = make_requests(5)
+    plain = {c.key: c for c in Engine(model, decode, STOP).run(requests)}
+    seen = []
+    inner = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(packed_head, "LEAST", 0)
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_linear_pointwise", lambda *a: seen.append(1) or inner(*a)
+    )
+    assert plain == {c.key: c for c in Engine(model, decode, STOP).run(requests)}
+    assert seen
+    assert "forward" not in head.__dict__
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_logprobs_are_those_of_the_model(arch: str) -> None:
+    model = tiny_model(arch)
+    asked = [
+        Request(r.key, r.prompt_ids, Sampling(9, r.sampling.temperature, logprobs=True), r.seed)
+        for r in make_requests(3)
+    ]
+    for done in list(Engine(model, decode, STOP, max_slots=4).run(asked)):
+        [request] = [r for r in asked if r.key == done.key]
+        ids = torch.tensor([[*request.prompt_ids, *done.tokens]])
+        with torch.inference_mode():
+            logits = model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 :]
+        wanted = [float(logits[at].log_softmax(-1)[t]) for at, t in enumerate(done.tokens)]
+        assert done.logprobs == pytest.approx(wanted, abs=1e-5)
+        assert len(done.logprobs) == len(done.tokens)
+        alone = generate_one(model, request, decode, STOP)
+        assert alone.logprobs == pytest.approx(done.logprobs, abs=1e-5)
+
+
+def test_a_dialogue_computes_only_what_is_new() -> None:
+    model = tiny_model("llama")
+    engine = Engine(model, decode, STOP, remember_bytes=1 << 20)
+    ids: tuple[int, ...] = tuple(range(5, 40))
+    for turn in range(4):
+        request = Request(turn, ids, Sampling(6))
+        before = engine.prefilled
+        [done] = engine.run([request])
+        # The last token of an answer was chosen but never ran; then come the two new ones.
+        assert engine.prefilled - before == (len(ids) if turn == 0 else 3)
+        assert done == generate_one(model, request, decode, STOP)
+        ids = (*ids, *done.tokens, 7 + turn, 9)
+    [other] = engine.run([Request("other", (*ids[:20], 77, 78, 79), Sampling(6))])
+    assert other == generate_one(
+        model, Request("other", (*ids[:20], 77, 78, 79), Sampling(6)), decode, STOP
+    )
+
+
+def test_what_is_remembered_stays_within_its_bytes() -> None:
+    def layers(tokens: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        return {0: (torch.zeros(1, tokens, 4), torch.zeros(1, tokens, 4))}  # 32 bytes a token
+
+    kept = Remembered(32 * 10)
+    kept.add((1, 2, 3), layers(3))
+    kept.add((5, 6, 7), layers(3))
+    assert kept.find((1, 2, 9))[0] == 2
+    kept.add((8, 8, 8, 8, 8), layers(5))
+    assert kept.find((5, 6))[0] == 0  # the least used is gone
+    assert kept.find((1, 2, 3, 4))[0] == 3
+    kept.add((1, 2, 3, 4), layers(4))
+    assert kept.find((1, 2, 3, 4))[0] == 4
+    kept.add((4,) * 11, layers(11))
+    assert kept.find((1, 2))[0] == 0
+    assert kept.find((4, 4))[0] == 0
+
+
+def test_a_cancelled_request_ends_and_the_others_go_on() -> None:
+    model = tiny_model("llama")
+    requests = make_requests(4)
+    plain = {c.key: c for c in Engine(model, decode, ()).run(requests)}
+    engine = Engine(model, decode, (), max_slots=3)
+    gone = {requests[0].key, requests[-1].key}  # one that runs and one that waits
+    found = {}
+
+    def show(key: object, piece: str) -> None:
+        for one in gone - found.keys():
+            engine.cancel(one)
+
+    for done in engine.run(requests, show=show):
+        assert done.key not in found
+        found[done.key] = done
+    assert found.keys() == plain.keys()
+    assert found[requests[-1].key].tokens == ()
+    for key, done in found.items():
+        if key in gone:
+            assert done.stop is StopReason.CANCELLED
+            assert plain[key].tokens[: len(done.tokens)] == done.tokens
+        else:
+            assert done == plain[key]
 
 
 def test_cancellation_yields_nothing_more() -> None:

@@ -24,12 +24,20 @@ def generate_one(
     ids = list(request.prompt_ids)
     tokens: list[int] = []
     device = next(model.parameters()).device
+    logprobs: list[float] = []
     reason = StopReason.LENGTH
+
+    def completion(text: str) -> Completion:
+        kept = tuple(logprobs[: len(tokens)])
+        return Completion(request.key, tuple(tokens), text, reason, kept)
+
     while len(tokens) < sampling.max_new_tokens:
         logits = model(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[:, -1]
         seed = torch.tensor([request.seed], device=device)
         step = torch.tensor([len(tokens)], device=device)
         token = int(choose(logits, [sampling], seed, step))
+        if sampling.logprobs:
+            logprobs.append(float(logits[0].float().log_softmax(-1)[token]))
         if token in stop_ids:
             reason = StopReason.STOP_TOKEN
             break
@@ -38,7 +46,6 @@ def generate_one(
         text = decode(tokens)
         found = [at for s in sampling.stop if (at := text.find(s)) >= 0]
         if found:
-            return Completion(
-                request.key, tuple(tokens), text[: min(found)], StopReason.STOP_STRING
-            )
-    return Completion(request.key, tuple(tokens), decode(tokens), reason)
+            reason = StopReason.STOP_STRING
+            return completion(text[: min(found)])
+    return completion(decode(tokens))

@@ -23,6 +23,9 @@ class Sampling:
     min_p: float = 0.0
     """Tokens less likely than this share of the likeliest one are left out."""
     stop: tuple[str, ...] = ()
+    """Texts that end an answer; they are cut off."""
+    logprobs: bool = False
+    """Whether completions carry the log-probability of each token."""
 
     def __post_init__(self) -> None:
         faults = [
@@ -63,6 +66,8 @@ class Completion:
     tokens: tuple[int, ...]
     text: str
     stop: StopReason
+    logprobs: tuple[float, ...] = ()
+    """Of each token, in nats, under the model itself: before temperature and filters."""
 
 
 def attempt_seed(run_seed: int, problem_id: str, index: int) -> int:

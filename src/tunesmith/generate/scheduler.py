@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from tunesmith.generate.requests import Request
+from tunesmith.generate.text import Pieces
 
 
 @dataclass(slots=True)
@@ -19,6 +20,9 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
     length: int = 0
     """Tokens of its own in the store, the shared prefix not counted."""
+    logprobs: list[float] = field(default_factory=list)
+    pieces: Pieces | None = None
+    """What cuts the answer for somebody who watches it grow."""
 
 
 def shared_prefix(prompts: Sequence[tuple[int, ...]], shortest: int = 16) -> int:
@@ -55,6 +59,12 @@ class Scheduler:
         """Take from the queue what the free slots hold; the caller makes slots of it."""
         free = self._slots - len(self.active)
         return [self._queue.popleft() for _ in range(min(free, len(self._queue)))]
+
+    def withdraw(self, keys: Collection[Hashable]) -> list[Request]:
+        """Take requests that have not begun out of the queue; return them."""
+        gone = [request for request in self._queue if request.key in keys]
+        self._queue = deque(request for request in self._queue if request.key not in keys)
+        return gone
 
     def drop(self, rows: Sequence[int]) -> list[tuple[int, int, int]]:
         """Free these rows; return the moves (from, to, own tokens) that close the gaps."""
