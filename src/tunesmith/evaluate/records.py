@@ -84,7 +84,11 @@ class AttemptLog:
     """The log of one set of attempts, written as they finish and continued after a stop."""
 
     def __init__(self, path: str | Path, header: Header, *, sync_every: int = 1) -> None:
-        """Open or begin the log; ``CheckpointError`` if it was begun under another plan."""
+        """Open or begin the log.
+
+        ``CheckpointError`` if it was begun under another plan, ``DataError`` with file and line
+        where a record does not match its checksum.
+        """
         self.path = Path(path)
         self.done: set[tuple[str, int]] = set()
         """(problem id, index) of the attempts that are stored already."""
@@ -156,8 +160,9 @@ def save(folder: str | Path, result: ResultSet, scores: Mapping[str, Any] | None
 def load(path: str | Path) -> ResultSet:
     """Read a set from its folder or from the log itself.
 
-    Raises ``DataError`` for a log of something else or with an attempt stored twice. An unfinished
-    set loads; its ``missing`` says how many attempts are not there.
+    Raises ``DataError`` for a log of something else, with a record that does not match its checksum
+    or with an attempt stored twice. An unfinished set loads; its ``missing`` says how many attempts
+    are not there.
     """
     path = Path(path)
     file = path / ATTEMPTS if path.is_dir() else path
