@@ -174,7 +174,7 @@ def _ask(
             told = ", with the answer told" if plan.rounds.hinted(number) else ""
             console.say(f"Round {number + 1}: {len(asked)} questions, {total} attempts{told}.")
         several = f" {number + 1}/{plan.rounds.count}" if plan.rounds.count > 1 else ""
-        with console.bar(f"sampling{several}", total, stored) as bar:
+        with console.bar(f"sampling{several}", total, stored, two_lines=True) as bar:
             stream = stream_attempts(
                 loaded,
                 renderer,
