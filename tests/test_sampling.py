@@ -22,8 +22,9 @@ from tunesmith.cli import main
 from tunesmith.data.select import NOT_SHOWN, SAME_AS_GOLD, SOLVED_WITHOUT, Rule, select
 from tunesmith.errors import CheckpointError, UsageError
 from tunesmith.evaluate.attempts import Plan
-from tunesmith.evaluate.metrics import summarise
-from tunesmith.evaluate.records import load
+from tunesmith.evaluate.compare import compare
+from tunesmith.evaluate.metrics import problem_scores, summarise
+from tunesmith.evaluate.records import Header, ResultSet, load
 from tunesmith.evaluate.rounds import ONE_ROUND, Rounds, with_hint
 from tunesmith.evaluate.sampled import Running, powers, sampled
 from tunesmith.generate.requests import Sampling
@@ -163,6 +164,7 @@ def test_hinted_attempts_enter_no_score() -> None:
     own, told = attempt("no"), attempt(answer("5 + 5 = 10"), 2, hinted=True)
     summary = summarise([own, told])
     assert (summary.n, summary.accuracy) == (1, 0.0)
+    assert problem_scores([own, told]) == {"p": 0.0}
     chosen = select({"p": TEN}, [own, told], TASK, Rule())
     figures = sampled({"p": TEN}, [own, told], 1, TASK, chosen)
     assert figures.pass_at == {1: 0.0}
@@ -341,6 +343,18 @@ def test_figures_by_hand() -> None:
     assert (running.attempts, running.verified, running.solved) == (14, 7, 3)
     assert running.pass_at(1) == pytest.approx(figures.pass_at[1])
     assert running.pass_at(4) == pytest.approx(figures.pass_at[4])
+
+
+def test_only_the_first_round_is_compared() -> None:
+    def made(name: str, details: dict[str, Any]) -> ResultSet:
+        header = Header(name, "units", "train", "cot", "tiny", 0, 1, 1, "", details)
+        return ResultSet(header, (attempt("no"), attempt(answer("5 + 5 = 10"), 1)), {"p": TEN})
+
+    rounds = made("rounds", {"rounds": {"count": 2}})
+    plain = made("plain", {})
+    found = compare([rounds, plain])
+    assert [found.summaries[name].accuracy for name in ("rounds", "plain")] == [0.0, 0.5]
+    assert found.pairs[0].difference == pytest.approx(0.5)
 
 
 def test_the_ks_are_powers_of_two_and_the_last() -> None:
