@@ -56,7 +56,7 @@ def test_runs_ended_anywhere_end_with_the_same_bits(signal_: str, full: int, par
 
 def test_sampling_killed_anywhere_ends_with_the_same_attempts() -> None:
     wanted = share(1000, 10)
-    limit = [] if NIGHTLY else ["--seconds", "12"]
+    limit = [] if NIGHTLY else ["--seconds", "8", "--jobs", "1"]
     said = script("kill_sampling.py", "--kills", str(wanted), *limit)
     done = int(said.split()[1])
     print(said)

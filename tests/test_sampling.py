@@ -345,6 +345,14 @@ def test_figures_by_hand() -> None:
     assert running.pass_at(4) == pytest.approx(figures.pass_at[4])
 
 
+def test_a_number_written_in_several_ways_is_one_answer() -> None:
+    written = ("11", "11", "10", "10.0", "1e1")
+    attempts = [attempt(f"<answer>{text}</answer>", n) for n, text in enumerate(written)]
+    chosen = select({"p": TEN}, attempts, TASK, Rule())
+    figures = sampled({"p": TEN}, attempts, 5, TASK, chosen)
+    assert figures.majority_at == {1: 0.0, 2: 0.0, 4: 0.0, 5: 1.0}
+
+
 def test_only_the_first_round_is_compared() -> None:
     def made(name: str, details: dict[str, Any]) -> ResultSet:
         header = Header(name, "units", "train", "cot", "tiny", 0, 1, 1, "", details)
