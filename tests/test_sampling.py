@@ -129,6 +129,8 @@ def test_one_round_is_the_plan_that_it_always_was() -> None:
     """Logs that were begun before there were rounds go on."""
     assert plan().fingerprint() == plan(rounds=Rounds(1, 4)).fingerprint()
     assert plan().fingerprint()[:16] == "e0e8d0947a2dfd29"
+    telling = replace(plan(), sampling=Sampling(8, 0.7, logprobs=True))
+    assert telling.fingerprint() == plan().fingerprint()
     others = [Rounds(2), Rounds(2, 3), Rounds(2, 4, 1.0), Rounds(2, 4, None, True)]
     assert len({plan(rounds=one).fingerprint() for one in (ONE_ROUND, *others)}) == 5
 

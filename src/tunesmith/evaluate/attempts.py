@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from tunesmith.data.render import Renderer
 from tunesmith.evaluate.rounds import ONE_ROUND, Rounds, with_hint
@@ -65,11 +65,21 @@ class Plan:
 
     def fingerprint(self) -> str:
         """Return a hash of the plan, so that a log is continued only by the plan it began with."""
-        parts = [self.task.name, self.style, repr(self.sampling), str(self.samples), str(self.seed)]
+        how = _described(self.sampling)
+        parts = [self.task.name, self.style, how, str(self.samples), str(self.seed)]
         parts += [problem.id for problem in self.problems]
         parts += [f"system: {self.system}"] if self.system else []
         parts += [repr(self.rounds)] if self.rounds != ONE_ROUND else []
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def _described(sampling: Sampling) -> str:
+    """Return the settings that decide an answer, as they stand in the logs begun so far.
+
+    Log-probabilities are only told, so asking for them must not orphan a log.
+    """
+    parts = (entry.name for entry in fields(sampling) if entry.name != "logprobs")
+    return f"Sampling({', '.join(f'{name}={getattr(sampling, name)!r}' for name in parts)})"
 
 
 def stream_attempts(
