@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,17 @@ def prepare(folder: Path) -> None:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def life(folder: Path, name: str, settings: dict[str, Any], ending: Ending | None) -> int:
-    """Fork a run off and wait for its end; return its exit code, or minus the signal."""
+def life(
+    folder: Path,
+    name: str,
+    settings: dict[str, Any],
+    ending: Ending | None,
+    doing: Callable[[str, dict[str, Any]], int] | None = None,
+) -> int:
+    """Fork a run off and wait for its end; return its exit code, or minus the signal.
+
+    ``doing`` is what it runs, a training run if not given.
+    """
     child = os.fork()
     if child == 0:
         code = 70
@@ -85,7 +95,7 @@ def life(folder: Path, name: str, settings: dict[str, Any], ending: Ending | Non
             sink = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(sink, 2)
             touched = arm(ending)
-            code = run(name, settings)
+            code = (doing or run)(name, settings)
             (folder / f"{name}.touches").write_text(str(touched[0]))
         finally:
             os._exit(code)
@@ -270,9 +280,15 @@ def forget(run_: Path) -> None:
 
 
 def parallel(
-    folder: Path, kills: int, jobs: int, seed: int, number: int, seconds: float
+    folder: Path,
+    kills: int,
+    jobs: int,
+    seed: int,
+    number: int,
+    seconds: float,
+    working: Callable[[Path, int, int, int, float], Tally] | None = None,
 ) -> list[Tally]:
-    """Share the kills among processes forked off this one."""
+    """Share the kills among processes forked off this one; each does ``working``."""
     pipes = []
     for job in range(jobs):
         reader, writer = os.pipe()
@@ -280,7 +296,7 @@ def parallel(
         if child == 0:
             try:
                 share = kills // jobs + (job < kills % jobs)
-                tally = work(folder, share, seed * 1000 + job, number, seconds)
+                tally = (working or work)(folder, share, seed * 1000 + job, number, seconds)
             except BaseException as failure:
                 tally = Tally(faults=[repr(failure)])
             with os.fdopen(writer, "w") as out:

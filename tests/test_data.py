@@ -12,7 +12,7 @@ from tunesmith.data import bytes_in, json_in
 from tunesmith.data.formats import to_examples
 from tunesmith.data.overlap import find_overlaps
 from tunesmith.data.readers import Row, read_rows
-from tunesmith.data.select import select
+from tunesmith.data.select import Rule, select
 from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.units import UnitsTask
 from tunesmith.types import Attempt, Example, Origin, Problem, Segment, StopReason
@@ -364,14 +364,14 @@ def test_selection_counts_every_attempt() -> None:
         Attempt("p", at, at, text, (), StopReason.STOP_TOKEN) for at, text in enumerate(texts)
     ]
     attempts.append(Attempt("p", 8, 8, texts[0], (), StopReason.LENGTH))
-    chosen = select({"p": problem}, attempts, UnitsTask(), 2)
+    chosen = select({"p": problem}, attempts, UnitsTask(), Rule(2))
     assert len(chosen.kept) == 2
     assert sum(chosen.discards.values()) + len(chosen.kept) == len(attempts)
     assert chosen.discards["the same path again"] == 1
     assert chosen.discards["more than 2 paths"] == 1
     assert chosen.discards["a false equation"] == 1
     assert chosen.discards["cut off at the token limit"] == 1
-    assert select({"p": problem}, attempts[::-1], UnitsTask(), 2) == chosen
+    assert select({"p": problem}, attempts[::-1], UnitsTask(), Rule(2)) == chosen
     row = chosen.kept[0].example
     assert row.segments[0].weight == 0
     assert row.segments[-1].weight == 1

@@ -54,6 +54,18 @@ def test_runs_ended_anywhere_end_with_the_same_bits(signal_: str, full: int, par
         assert done >= full
 
 
+def test_sampling_killed_anywhere_ends_with_the_same_attempts() -> None:
+    wanted = share(1000, 10)
+    limit = [] if NIGHTLY else ["--seconds", "8", "--jobs", "1"]
+    said = script("kill_sampling.py", "--kills", str(wanted), *limit)
+    done = int(said.split()[1])
+    print(said)
+    tell("sampling ended by SIGKILL", done, 1000)
+    assert done > 0
+    if NIGHTLY:
+        assert done >= 1000
+
+
 def test_every_system_call_of_a_save_may_fail() -> None:
     if shutil.which("cc") is None or not sys.platform.startswith("linux"):
         pytest.skip("needs a C compiler on Linux")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 
 import pytest
 
@@ -198,6 +199,40 @@ def test_agreement_with_the_published_judgements(shared):
                 assert bool(verdict.score) == row[model]["is_correct"], row[model]["solution"]
                 judged += 1
     assert judged == 2640
+
+
+def test_right_answers_with_false_equations_in_published_solutions(shared):
+    """What the strict verifier keeps out of training that the task's own rule counts as right."""
+    right = refused = 0
+    path = shared / "data" / "gsm8k" / "example_model_solutions.jsonl"
+    with path.open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            asked = problem(gold_number(row["ground_truth"]))
+            for model in row.keys() - {"question", "ground_truth"}:
+                text = row[model]["solution"]
+                right += TASK.grade(asked, text).score == 1
+                refused += TASK.verify(asked, text).reason.endswith("is false")
+    print(f"{refused} of {right} right solutions hold a false equation")
+    assert (right, refused) == (995, 24)
+
+
+def test_right_answers_with_false_equations_in_published_rationales(shared):
+    """Those made after seeing the answer are where the steps are wrong (STaR's rationalisation)."""
+    counts = Counter()
+    path = shared / "data" / "rationales" / "arithmetic_rationales.jsonl"
+    with path.open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            asked = problem(row["question"]["answer"])
+            text = f"{row['rationale']}\n#### {row['answer']}"
+            assert TASK.grade(asked, text).score == 1
+            is_false = TASK.verify(asked, text).reason.endswith("is false")
+            counts[row["source"], is_false] += 1
+    print(dict(counts))
+    assert counts == {
+        ("generated", False): 154,
+        ("rationalized", False): 97,
+        ("rationalized", True): 249,
+    }
 
 
 def test_published_gold_solutions_pass(shared):

@@ -132,6 +132,34 @@ def test_a_log_is_continued_where_it_was_cut(tmp_path):
     assert load(path).missing == 0
 
 
+def test_a_flipped_byte_of_a_set_is_found_or_cut(tmp_path):
+    path = tmp_path / "attempts.jsonl"
+    with AttemptLog(path, header(planned=3)) as log:
+        for n in range(3):
+            log.append(problem(n), attempt(n, 1.0))
+    data = path.read_bytes()
+    last = data[:-1].rindex(b"\n") + 1
+    ends = {position for position in range(len(data)) if data[position] == 10}
+    for position in sorted({*range(0, len(data), 2), *ends}):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 + position % 255
+        path.write_bytes(flipped)
+        # Opening a log waits for the disk.
+        opened = position % 7 == 0
+        if position < last:  # the newline before the last record included
+            line = data[:position].count(b"\n") + 1
+            for use in [load] + [lambda file: AttemptLog(file, header(planned=3))] * opened:
+                with pytest.raises(DataError, match=rf"attempts\.jsonl:{line}: .*checksum"):
+                    use(path)
+            assert path.read_bytes() == flipped
+        else:
+            assert load(path).missing == 1
+            if not opened:
+                continue
+            with AttemptLog(path, header(planned=3)) as log:
+                assert (len(log.done), log.cut_bytes) == (2, len(data) - last)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"seed": 4}, {"prompt": "cot"}, {"samples": 2}, {"fingerprint": "x"}, {"split": "dev"}],

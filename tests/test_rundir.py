@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunesmith import storage
-from tunesmith.errors import CheckpointError, StorageError, UsageError
+from tunesmith.errors import CheckpointError, DataError, StorageError, UsageError
 from tunesmith.rundir import (
     JsonlLog,
     RunDir,
@@ -167,9 +167,9 @@ def test_every_flipped_bit_is_found(tmp_path):
         flipped[position] ^= 1 << (position % 8)
         path.write_bytes(flipped)
         if position < last:  # the newline before the last record included
-            with pytest.raises(CheckpointError, match=r"log\.jsonl:[12]: .*checksum"):
+            with pytest.raises(DataError, match=r"log\.jsonl:[12]: .*checksum"):
                 list(JsonlLog.read(path))
-            with pytest.raises(CheckpointError):
+            with pytest.raises(DataError):
                 JsonlLog(path)
             assert path.read_bytes() == flipped
         else:

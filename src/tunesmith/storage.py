@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from tunesmith.errors import CheckpointError, StorageError
+from tunesmith.errors import CheckpointError, DataError, StorageError
 
 TEMPORARY = ".tmp-"
 """Prefix of files that are being written; one that is left over was never acknowledged."""
@@ -242,7 +242,7 @@ class JsonlLog:
     """An append-only log: one JSON object a line, each with the CRC-32 of its own bytes.
 
     ``{"c":"<crc32 hex>","r":{...}}``. Opening an existing log cuts a torn last line (``cut_bytes``
-    says how much) and raises ``CheckpointError`` where any earlier line does not verify. A record
+    says how much) and raises ``DataError`` where any earlier line does not verify. A record
     is durable once ``append`` returns, or with ``sync_every`` > 1 once that many have been made.
     A second process that opens the same log is refused.
     """
@@ -348,7 +348,7 @@ class JsonlLog:
         """Yield the records of a log, also while another process writes to it.
 
         A torn last line was never acknowledged and is left out; any other line that does not
-        verify raises ``CheckpointError``.
+        verify raises ``DataError``.
         """
         path = Path(path)
         with storage_errors(path, "read"):
@@ -378,8 +378,8 @@ def _verified(lines: Iterator[bytes], path: Path) -> Iterator[tuple[bytes, dict[
         yield broken[1], None
 
 
-def _mismatch(path: Path, line: int) -> CheckpointError:
-    return CheckpointError(
+def _mismatch(path: Path, line: int) -> DataError:
+    return DataError(
         f"{path}:{line}: the record does not match its checksum.",
         expected="a log that only tunesmith has written to",
         hint="restore the file from a copy, or remove it to start over",

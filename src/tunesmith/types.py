@@ -136,3 +136,11 @@ class Attempt:
     tokens: tuple[int, ...]
     stop: StopReason
     verdict: Verdict | None = None
+    hinted: bool = False
+    """Made after the gold answer was told; in no score, and never in pass@k."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether its verdict is a full score and the text came to its own end."""
+        full = self.verdict is not None and self.verdict.score == 1.0
+        return full and self.stop is not StopReason.LENGTH

@@ -318,8 +318,22 @@ class SampleOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOption
     """0 is greedy."""
     output: str
     """The selected rows (.jsonl, or .json for arrays of question, answer, reasoning)."""
+    rounds: int = Field(default=1, ge=1)
+    """Rounds of attempts; those after the first ask only questions with too few verified ones."""
+    enough: int | None = Field(default=None, ge=1)
+    """Verified attempts from which on a question is asked no further; --max-paths if unset."""
+    round_temperature: float | None = Field(default=None, ge=0)
+    """Temperature of the last round, to which those between rise; the same in all if unset."""
+    hint_last: bool = False
+    """Tell the answer in the last round, where no attempt was verified; no row shows it."""
     max_paths: int = Field(default=4, ge=1)
     """Distinct verified paths kept for a question."""
+    prefer: Literal["farthest", "short", "long"] = "farthest"
+    """Which paths stay: those least alike in letters, those of the fewest tokens, or the most."""
+    max_path_tokens: int | None = Field(default=None, ge=1)
+    """Longest path that is kept, in tokens of the answer."""
+    keep_gold: bool = False
+    """Also keep the task's own row of each question, and no sampled path that equals it."""
     overwrite: bool = False
     """Start over instead of going on with the log of attempts."""
 

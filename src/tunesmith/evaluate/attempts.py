@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 from tunesmith.data.render import Renderer
+from tunesmith.evaluate.rounds import ONE_ROUND, Rounds, with_hint
 from tunesmith.generate.engine import Engine
 from tunesmith.generate.requests import Request, Sampling, attempt_seed
 from tunesmith.models.load import LoadedModel
@@ -31,24 +33,53 @@ class Plan:
     """The run's seed; each attempt's own follows from it, the problem's id and the index."""
     system: str = ""
     """System message in front of every question, in place of the task's own."""
+    rounds: Rounds = ONE_ROUND
 
-    def messages(self, problem: Problem) -> tuple[Segment, ...]:
-        """Return the whole prompt of a problem."""
+    def messages(self, problem: Problem, *, hinted: bool = False) -> tuple[Segment, ...]:
+        """Return the whole prompt of a problem; hinted, its last turn also tells the answer."""
         asked = self.task.messages(problem, self.style)
-        if not self.system:
-            return asked
-        rest = tuple(segment for segment in asked if segment.role != "system")
-        return (Segment("system", self.system), *rest)
+        if self.system:
+            rest = tuple(segment for segment in asked if segment.role != "system")
+            asked = (Segment("system", self.system), *rest)
+        return (*asked[:-1], with_hint(self.task, problem, asked[-1])) if hinted else asked
+
+    def asked(
+        self, number: int, verified: Collection[tuple[str, int]]
+    ) -> list[tuple[Problem, range]]:
+        """Return what round ``number`` (from 0) asks: problems, and the indices of attempts.
+
+        It follows from what the rounds before have verified, ``(problem id, index)``, and from
+        nothing else, so a stopped run goes on with the very same attempts.
+        """
+        indices = range(number * self.samples, (number + 1) * self.samples)
+        if not number:
+            return [(problem, indices) for problem in self.problems]
+        counts = Counter(problem_id for problem_id, index in verified if index < indices.start)
+        # A hinted path stands in for one that nobody found, so a solved problem needs none.
+        enough = 1 if self.rounds.hinted(number) else self.rounds.enough
+        return [(problem, indices) for problem in self.problems if counts[problem.id] < enough]
 
     def __len__(self) -> int:
+        """Return how many attempts the first round has; the further ones depend on verdicts."""
         return len(self.problems) * self.samples
 
     def fingerprint(self) -> str:
         """Return a hash of the plan, so that a log is continued only by the plan it began with."""
-        parts = [self.task.name, self.style, repr(self.sampling), str(self.samples), str(self.seed)]
+        how = _described(self.sampling)
+        parts = [self.task.name, self.style, how, str(self.samples), str(self.seed)]
         parts += [problem.id for problem in self.problems]
         parts += [f"system: {self.system}"] if self.system else []
+        parts += [repr(self.rounds)] if self.rounds != ONE_ROUND else []
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+
+def _described(sampling: Sampling) -> str:
+    """Return the settings that decide an answer, as they stand in the logs begun so far.
+
+    Log-probabilities are only told, so asking for them must not orphan a log.
+    """
+    parts = (entry.name for entry in fields(sampling) if entry.name != "logprobs")
+    return f"Sampling({', '.join(f'{name}={getattr(sampling, name)!r}' for name in parts)})"
 
 
 def stream_attempts(
@@ -57,25 +88,30 @@ def stream_attempts(
     plan: Plan,
     grader: Grader,
     *,
+    number: int = 0,
+    verified: Collection[tuple[str, int]] = (),
     done: Container[tuple[str, int]] = (),
     max_slots: int | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Attempt]:
-    """Yield each attempt as soon as it is finished and graded; those in ``done`` are not made.
+    """Yield each attempt of a round as soon as it is graded; those in ``done`` are not made.
 
+    ``number`` is the round from 0, ``verified`` what the rounds before it have verified.
     A grader that raises leaves its attempt ungraded (score ``None``) and the stream goes on:
     the grader's failure is not the model's.
     """
     by_id = {problem.id: problem for problem in plan.problems}
     requests = []
-    for problem in plan.problems:
-        wanted = [index for index in range(plan.samples) if (problem.id, index) not in done]
+    hinted = plan.rounds.hinted(number)
+    sampling = plan.rounds.sampling(plan.sampling, number)
+    for problem, indices in plan.asked(number, verified):
+        wanted = [index for index in indices if (problem.id, index) not in done]
         if not wanted:
             continue
-        prompt = renderer.prompt_ids(plan.messages(problem))
+        prompt = renderer.prompt_ids(plan.messages(problem, hinted=hinted))
         for index in wanted:
             seed = attempt_seed(plan.seed, problem.id, index)
-            requests.append(Request((problem.id, index), prompt, plan.sampling, seed))
+            requests.append(Request((problem.id, index), prompt, sampling, seed))
     engine = Engine(loaded.model, renderer.decode, renderer.stop_ids, max_slots=max_slots)
     seeds = {request.key: request.seed for request in requests}
     for completion in engine.run(requests, should_stop=should_stop):
@@ -88,6 +124,7 @@ def stream_attempts(
             completion.tokens,
             completion.stop,
             graded(grader, by_id[problem_id], completion.text),
+            hinted,
         )
 
 

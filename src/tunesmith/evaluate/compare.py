@@ -153,6 +153,7 @@ def compare(sets: Sequence[ResultSet]) -> Comparison:
                 expected="complete sets",
                 hint="run the same tunesmith eval again; it makes only what is missing",
             )
+    sets = [result.first_round() for result in sets]
     pairs = [_pair(first, second) for first, second in itertools.combinations(sets, 2)]
     adjusted = holm([pair.p for pair in pairs])
     pairs = [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]

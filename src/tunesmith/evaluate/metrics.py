@@ -57,12 +57,13 @@ class Summary:
 
 
 def summarise(attempts: Sequence[Attempt]) -> Summary:
-    """Return the summary of a set.
+    """Return the summary of a set; what was made with a hint is left out of it.
 
     With one right-or-wrong attempt at each problem the interval is Wilson's. Several attempts at
     one problem are no independent trials, and partial scores no successes: then the problems'
     mean scores are resampled.
     """
+    attempts = [attempt for attempt in attempts if not attempt.hinted]
     scores = problem_scores(attempts)
     graded = [(a, a.verdict) for a in attempts if a.verdict and a.verdict.score is not None]
     correct = sum(verdict.score == 1 for _, verdict in graded)
@@ -90,9 +91,14 @@ def summarise(attempts: Sequence[Attempt]) -> Summary:
 
 
 def problem_scores(attempts: Iterable[Attempt]) -> dict[str, float]:
-    """Return each problem's mean score over its graded attempts; problems without any are out."""
+    """Return each problem's mean score over its graded attempts; problems without any are out.
+
+    What was made with a hint is no score.
+    """
     grouped: dict[str, list[float]] = {}
     for attempt in attempts:
+        if attempt.hinted:
+            continue
         if attempt.verdict is not None and attempt.verdict.score is not None:
             grouped.setdefault(attempt.problem_id, []).append(attempt.verdict.score)
     return {key: math.fsum(values) / len(values) for key, values in grouped.items()}

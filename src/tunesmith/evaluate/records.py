@@ -7,7 +7,7 @@ record an attempt with its question and gold answer, so that it can be graded ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ ATTEMPTS = "attempts.jsonl"
 SCORES = "scores.json"
 KIND = "tunesmith.attempts"
 VERSION = 1
+ROUNDS = "rounds"
+"""Key of the header's details that says how several rounds were asked; absent with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,9 @@ class Header:
     """The model as a person names it."""
     seed: int
     samples: int = 1
-    """Attempts at each problem."""
+    """Attempts at each problem, of the first round where there are several."""
     planned: int = 0
-    """Attempts that a finished log holds."""
+    """Attempts that a finished log holds; with several rounds, those of the first one."""
     fingerprint: str = ""
     """Hash of the plan and of the model's weights: a log is continued only under the same one."""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -64,6 +66,16 @@ class ResultSet:
         """How many planned attempts are not there."""
         return max(0, self.header.planned - len(self.attempts))
 
+    def first_round(self) -> ResultSet:
+        """Return the set without the rounds that asked only what was not solved before.
+
+        In the first round every problem is asked equally often, so its scores can be compared.
+        """
+        if ROUNDS not in self.header.details:
+            return self
+        first = tuple(a for a in self.attempts if a.index < self.header.samples)
+        return replace(self, attempts=first)
+
     def by_problem(self) -> dict[str, list[Attempt]]:
         """Return the attempts of each problem, ordered by their index."""
         grouped: dict[str, list[Attempt]] = {}
@@ -84,10 +96,16 @@ class AttemptLog:
     """The log of one set of attempts, written as they finish and continued after a stop."""
 
     def __init__(self, path: str | Path, header: Header, *, sync_every: int = 1) -> None:
-        """Open or begin the log; ``CheckpointError`` if it was begun under another plan."""
+        """Open or begin the log.
+
+        ``CheckpointError`` if it was begun under another plan, ``DataError`` with file and line
+        where a record does not match its checksum.
+        """
         self.path = Path(path)
         self.done: set[tuple[str, int]] = set()
         """(problem id, index) of the attempts that are stored already."""
+        self.verified: set[tuple[str, int]] = set()
+        """Those of them that are verified by the verdict that they were stored with."""
         self._log = JsonlLog(self.path, sync_every=sync_every)
         try:
             if self._log.records:
@@ -107,13 +125,22 @@ class AttemptLog:
             for key in ("task", "split", "prompt", "seed", "samples", "planned", "fingerprint")
             if getattr(before, key) != getattr(header, key)
         ]
+        if before.details.get(ROUNDS) != header.details.get(ROUNDS):
+            changed = [*(key for key in changed if key != "fingerprint"), ROUNDS]
         if changed:
             raise CheckpointError(
                 f"{str(self.path)!r} holds attempts made with another {', '.join(changed)}.",
                 expected="the settings that the log was begun with",
                 hint="choose another output, or give --overwrite to start over",
             )
-        self.done = {(str(record["problem"]), int(record["index"])) for record in records}
+        for _, _, attempt in _stored(records, self.path, header.task):
+            self._note(attempt)
+
+    def _note(self, attempt: Attempt) -> None:
+        key = (attempt.problem_id, attempt.index)
+        self.done.add(key)
+        if attempt.verified:
+            self.verified.add(key)
 
     @property
     def cut_bytes(self) -> int:
@@ -126,7 +153,7 @@ class AttemptLog:
         if problem.id != attempt.problem_id or key in self.done:
             raise ValueError(f"attempt {key} does not belong here or is stored already")
         self._log.append(_record(problem, attempt))
-        self.done.add(key)
+        self._note(attempt)
 
     def close(self) -> None:
         """Sync and close the log."""
@@ -156,8 +183,9 @@ def save(folder: str | Path, result: ResultSet, scores: Mapping[str, Any] | None
 def load(path: str | Path) -> ResultSet:
     """Read a set from its folder or from the log itself.
 
-    Raises ``DataError`` for a log of something else or with an attempt stored twice. An unfinished
-    set loads; its ``missing`` says how many attempts are not there.
+    Raises ``DataError`` for a log of something else, with a record that does not match its checksum
+    or with an attempt stored twice. An unfinished set loads; its ``missing`` says how many attempts
+    are not there.
     """
     path = Path(path)
     file = path / ATTEMPTS if path.is_dir() else path
@@ -171,13 +199,7 @@ def load(path: str | Path) -> ResultSet:
     header = _header(next(records, {}), file)
     attempts: dict[tuple[str, int], Attempt] = {}
     problems: dict[str, Problem] = {}
-    for line, record in enumerate(records, 2):
-        try:
-            problem, attempt = _restored(record, header.task)
-        except (KeyError, TypeError, ValueError) as failure:
-            raise DataError(
-                f"{file}:{line}: no stored attempt ({type(failure).__name__}: {failure})."
-            ) from failure
+    for line, problem, attempt in _stored(records, file, header.task):
         key = (attempt.problem_id, attempt.index)
         if key in attempts:
             raise DataError(f"{file}:{line}: attempt {key[1]} at {key[0]!r} is stored twice.")
@@ -225,6 +247,7 @@ def _header(record: Mapping[str, Any], file: Path) -> Header:
 def _record(problem: Problem, attempt: Attempt) -> dict[str, Any]:
     verdict = attempt.verdict
     return {
+        **({"hinted": True} if attempt.hinted else {}),
         "problem": problem.id,
         "index": attempt.index,
         "seed": attempt.seed,
@@ -236,6 +259,20 @@ def _record(problem: Problem, attempt: Attempt) -> dict[str, Any]:
         "stop": attempt.stop.value,
         "verdict": None if verdict is None else asdict(verdict),
     }
+
+
+def _stored(
+    records: Iterable[Mapping[str, Any]], file: Path, task: str
+) -> Iterator[tuple[int, Problem, Attempt]]:
+    """Yield the 1-based line, problem and attempt of every record after the header."""
+    for line, record in enumerate(records, 2):
+        try:
+            problem, attempt = _restored(record, task)
+        except (KeyError, TypeError, ValueError) as failure:
+            raise DataError(
+                f"{file}:{line}: no stored attempt ({type(failure).__name__}: {failure})."
+            ) from failure
+        yield line, problem, attempt
 
 
 def _restored(record: Mapping[str, Any], task: str) -> tuple[Problem, Attempt]:
@@ -253,6 +290,7 @@ def _restored(record: Mapping[str, Any], task: str) -> tuple[Problem, Attempt]:
         tuple(record["tokens"]),
         StopReason(record["stop"]),
         None if verdict is None else Verdict(**verdict),
+        bool(record.get("hinted", False)),
     )
     return problem, attempt
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from tunesmith.errors import UsageError
@@ -64,6 +65,21 @@ class GradedTask(Task):
     @abc.abstractmethod
     def answer_example(self, problem: Problem) -> Example:
         """Return the training row that teaches the gold answer."""
+
+    def hint(self, problem: Problem) -> str | None:
+        """Return the sentence that tells the gold answer (STaR, arXiv 2203.14465); None without.
+
+        It stands at the end of the question in a hinted prompt, and in no training row. A task
+        whose answers are no numbers has to word one of its own, or cannot be hinted.
+        """
+        try:
+            Fraction(problem.reference)
+        except (ValueError, ZeroDivisionError):
+            return None
+        return (
+            f"(The answer is {problem.reference}. Write the steps that lead to it, as if you had "
+            "not been told.)"
+        )
 
     def path_example(self, problem: Problem, text: str, item: str) -> Example:
         """Return the training row that teaches a sampled path to the plain question."""

@@ -91,6 +91,11 @@ class UnitsTask(GradedTask):
             return Verdict(0.0, found, "a false equation")
         return Verdict(1.0, found, "verified")
 
+    def hint(self, problem: Problem) -> str:
+        """Tell the answer to 4 significant digits, in the form that is asked for."""
+        answer = uq.rounded(Decimal(problem.reference))
+        return f"(The result is <answer>{answer}</answer>. Show the calculation that gives it.)"
+
     def answer_example(self, problem: Problem) -> Example:
         """Return the row that teaches the bare answer, to 4 significant digits."""
         answer = uq.rounded(Decimal(problem.reference))

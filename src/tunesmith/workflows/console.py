@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 LINE_EVERY_S = 15.0
 """Without a terminal a long stage says where it is this often, in seconds."""
@@ -121,14 +122,25 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+class _TwoLines(Progress):
+    """A bar with the note on a line of its own, for notes too long to stand beside it."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(f"  {task.fields['note']}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
 @contextmanager
-def bar(description: str, total: int, done: int = 0) -> Iterator[Bar]:
+def bar(description: str, total: int, done: int = 0, *, two_lines: bool = False) -> Iterator[Bar]:
     """Show how far a long stage is; ``total`` and ``done`` count whatever ``advance`` counts.
 
-    ``done`` was done before, and says nothing about the pace.
+    ``done`` was done before, and says nothing about the pace. With ``two_lines`` the notes stand
+    below the bar on a terminal, and not beside it.
     """
     if _console.is_terminal and _level <= LEVELS["info"]:
-        with Progress(*_columns(), console=_console, transient=True) as progress:
+        kind, columns = (_TwoLines, _columns()[:-1]) if two_lines else (Progress, _columns())
+        with kind(*columns, console=_console, transient=True) as progress:
             yield Bar(description, total, progress, done)
     else:
         yield Bar(description, total, None, done)

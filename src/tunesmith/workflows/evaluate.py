@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.evaluate.metrics import Summary
-    from tunesmith.evaluate.records import ResultSet
+    from tunesmith.evaluate.records import AttemptLog, ResultSet
     from tunesmith.models.load import LoadedModel
     from tunesmith.tasks.base import GradedTask
     from tunesmith.types import Problem, Verdict
@@ -101,8 +101,7 @@ def collect(
     header = header_of(loaded, renderer, plan, name, split)
     path = folder / ATTEMPTS
     with AttemptLog(path, header, sync_every=50) as log, stop_on_signals() as stop:
-        if log.done:
-            console.say(f"{len(log.done)} of {len(plan)} attempts are stored already.")
+        tell_stored(log, plan)
         with console.bar(name, len(plan), len(log.done)) as bar:
             right = 0.0
             stream = stream_attempts(
@@ -132,7 +131,7 @@ def collect(
 
 def header_of(loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, split: str) -> Any:
     """Return the header that says what decides these attempts."""
-    from tunesmith.evaluate.records import Header, versions
+    from tunesmith.evaluate.records import ROUNDS, Header, versions
     from tunesmith.storage import hash_json
 
     weights = weights_fingerprint(loaded)
@@ -151,10 +150,23 @@ def header_of(loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, sp
             "template": renderer.fingerprint,
             "temperature": plan.sampling.temperature,
             **({"system": plan.system} if plan.system else {}),
+            **({ROUNDS: asdict(plan.rounds)} if plan.rounds.count > 1 else {}),
             "max_new_tokens": plan.sampling.max_new_tokens,
             "versions": versions(),
         },
     )
+
+
+def tell_stored(log: AttemptLog, plan: Plan) -> None:
+    """Say what of a plan is stored already, and what of a half-written attempt was cut."""
+    if log.cut_bytes:
+        console.warn(
+            f"{str(log.path)!r} ended in a record that was not written to its end; its "
+            f"{log.cut_bytes:,} bytes were cut, and the attempt is made again"
+        )
+    if log.done:
+        planned = len(plan) if plan.rounds.count == 1 else f"at least {len(plan)}"
+        console.say(f"{len(log.done)} of {planned} attempts are stored already.")
 
 
 def score_line(summary: Summary) -> str:

@@ -48,6 +48,7 @@ def _sample(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Pat
     result = sample(_options(SampleOptions, given, recipe, stage))
     counts: dict[str, int] = {"kept": result.rows, **result.discards, "all": result.attempts}
     solved = {"questions": result.questions, "solved": result.solved}
+    solved |= {"gold rows": result.gold} if result.gold else {}
     write_json(folder / "manifest.json", {"counts": {"attempts": counts, "questions": solved}})
     return result.output
 

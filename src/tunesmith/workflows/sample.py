@@ -13,26 +13,47 @@ from tunesmith.errors import Interrupted, UsageError
 from tunesmith.grading.answers import extract_tagged, parse_number
 from tunesmith.storage import write_json, write_text
 from tunesmith.workflows import console
-from tunesmith.workflows.evaluate import header_of
+from tunesmith.workflows.evaluate import header_of, tell_stored
 from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.sample_report import Pace, tell
 from tunesmith.workflows.signals import stop_on_signals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tunesmith.data.render import Renderer
     from tunesmith.data.select import Selection
-    from tunesmith.types import Attempt
+    from tunesmith.evaluate.attempts import Plan
+    from tunesmith.evaluate.records import AttemptLog
+    from tunesmith.evaluate.rounds import Rounds
+    from tunesmith.evaluate.sampled import Sampled
+    from tunesmith.models.load import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
 class SampleResult:
-    """What sampling leaves: the selected rows, the log of all attempts, the counts."""
+    """What sampling leaves: the selected rows, the log of all attempts, counts and figures."""
 
     output: Path
     log: Path
     attempts: int
     rows: int
+    """Sampled paths that became rows."""
     solved: int
+    """Questions with at least one path that could be kept."""
     questions: int
     discards: dict[str, int]
+    """Reason → attempts; with ``rows`` they add up to ``attempts``."""
+    gold: int
+    """Gold rows among those written, with ``keep_gold``."""
+    figures: Sampled
+    """pass@k, majority@k, yield by difficulty, distinct paths, answer rate, hinted attempts."""
+    generated: int
+    """Attempts that this command made itself; the others were stored."""
+    tokens_per_second: float
+    """Of those attempts, grading included; 0 where none was made."""
+    seconds: float
+    """From the first prompt to the selected rows."""
 
 
 def command(resolved: Resolved[SampleOptions]) -> int:
@@ -47,11 +68,9 @@ def sample(options: SampleOptions | None = None, **settings: Any) -> SampleResul
 
 
 def _sample(options: SampleOptions) -> SampleResult:
-    from tunesmith.data.select import select
-    from tunesmith.evaluate.attempts import Plan, stream_attempts
+    from tunesmith.data.select import Rule, select
     from tunesmith.evaluate.records import AttemptLog, load
-    from tunesmith.generate.requests import Sampling
-    from tunesmith.tasks.registry import get_graded_task
+    from tunesmith.evaluate.sampled import sampled
 
     console.set_level(options.log_level)
     output = Path(options.output)
@@ -63,45 +82,16 @@ def _sample(options: SampleOptions) -> SampleResult:
     log_path = output.with_name(output.name + ".attempts.jsonl")
     if options.overwrite:
         log_path.unlink(missing_ok=True)
-    task = get_graded_task(options.task)
-    task.check_style(options.prompt)
-    problems = task.problems(
-        options.split, seed=options.question_seed, limit=options.limit, source=options.dataset
-    )
-    limit = options.max_new_tokens or task.max_new_tokens
-    sampling = Sampling(limit, options.temperature, options.top_p, options.top_k, options.min_p)
-    plan = Plan(
-        task, problems, options.prompt, sampling, options.samples, options.seed, options.system
-    )
-    by_id = {problem.id: problem for problem in problems}
+    plan = _plan(options)
+    by_id = {problem.id: problem for problem in plan.problems}
     loaded, renderer = open_model(options)
     header = header_of(loaded, renderer, plan, output.stem, options.split)
     with AttemptLog(log_path, header, sync_every=50) as log, stop_on_signals() as stop:
-        if log.done:
-            console.say(f"{len(log.done)} of {len(plan)} attempts are stored already.")
-        with console.bar("sampling", len(plan)) as bar:
-            bar.advance(len(log.done))
-            verified = 0.0
-            stream = stream_attempts(
-                loaded,
-                renderer,
-                plan,
-                task.verify,
-                done=frozenset(log.done),
-                max_slots=options.batch_size,
-                should_stop=stop,
-            )
-            for made, attempt in enumerate(stream, 1):
-                log.append(by_id[attempt.problem_id], attempt)
-                verified += (attempt.verdict.score or 0.0) if attempt.verdict else 0.0
-                bar.advance(note=f"{100 * verified / made:.0f}% verified")
-        if stop():
-            raise Interrupted(
-                f"Stopped by a signal; {len(log.done)} of {len(plan)} attempts are stored.",
-                hint="the same command goes on from there",
-            )
+        tell_stored(log, plan)
+        pace = _ask(loaded, renderer, plan, log, stop, options.batch_size)
     attempts = load(log_path).attempts
-    chosen = select(by_id, attempts, task, options.max_paths)
+    rule = Rule(options.max_paths, options.prefer, options.max_path_tokens, options.keep_gold)
+    chosen = select(by_id, attempts, plan.task, rule)
     _write(output, chosen)
     result = SampleResult(
         output,
@@ -109,52 +99,122 @@ def _sample(options: SampleOptions) -> SampleResult:
         len(attempts),
         len(chosen.kept),
         chosen.solved,
-        len(problems),
+        len(plan.problems),
         dict(chosen.discards),
+        len(chosen.gold),
+        sampled(by_id, attempts, plan.samples, plan.task, chosen),
+        pace.made,
+        pace.tokens_per_second,
+        pace.seconds,
     )
-    _tell(result, attempts)
+    tell(result)
     return result
+
+
+def _plan(options: SampleOptions) -> Plan:
+    """Return what is asked; faults of the settings are found before the model is loaded."""
+    from tunesmith.evaluate.attempts import Plan
+    from tunesmith.evaluate.rounds import with_hint
+    from tunesmith.generate.requests import Sampling
+    from tunesmith.tasks.registry import get_graded_task
+
+    rounds = _rounds(options)
+    task = get_graded_task(options.task)
+    task.check_style(options.prompt)
+    problems = task.problems(
+        options.split, seed=options.question_seed, limit=options.limit, source=options.dataset
+    )
+    if rounds.hint_last:
+        for problem in problems:
+            with_hint(task, problem, problem.prompt[-1])
+    limit = options.max_new_tokens or task.max_new_tokens
+    sampling = Sampling(limit, options.temperature, options.top_p, options.top_k, options.min_p)
+    system, samples = options.system, options.samples
+    return Plan(task, problems, options.prompt, sampling, samples, options.seed, system, rounds)
+
+
+def _rounds(options: SampleOptions) -> Rounds:
+    from tunesmith.evaluate.rounds import ONE_ROUND, Rounds
+
+    if options.rounds > 1:
+        enough = options.enough or ONE_ROUND.enough
+        return Rounds(options.rounds, enough, options.round_temperature, options.hint_last)
+    given = {
+        "--enough": options.enough is not None,
+        "--round-temperature": options.round_temperature is not None,
+        "--hint-last": options.hint_last,
+    }
+    for name in (name for name, is_given in given.items() if is_given):
+        raise UsageError(
+            f"{name} says what the rounds after the first do, and there is only one.",
+            expected="at least two rounds",
+            hint="--rounds 2",
+        )
+    return ONE_ROUND
+
+
+def _ask(
+    loaded: LoadedModel,
+    renderer: Renderer,
+    plan: Plan,
+    log: AttemptLog,
+    stop: Callable[[], bool],
+    slots: int | None,
+) -> Pace:
+    """Make what is missing of every round, one after the other, and store it."""
+    from tunesmith.evaluate.attempts import stream_attempts
+
+    by_id = {problem.id: problem for problem in plan.problems}
+    pace = Pace(plan, log.done, log.verified)
+    for number in range(plan.rounds.count):
+        asked = plan.asked(number, log.verified)
+        total = len(asked) * plan.samples
+        stored = sum((p.id, index) in log.done for p, indices in asked for index in indices)
+        if number:
+            told = ", with the answer told" if plan.rounds.hinted(number) else ""
+            console.say(f"Round {number + 1}: {len(asked)} questions, {total} attempts{told}.")
+        several = f" {number + 1}/{plan.rounds.count}" if plan.rounds.count > 1 else ""
+        with console.bar(f"sampling{several}", total, stored, two_lines=True) as bar:
+            stream = stream_attempts(
+                loaded,
+                renderer,
+                plan,
+                plan.task.verify,
+                number=number,
+                verified=frozenset(log.verified),
+                done=frozenset(log.done),
+                max_slots=slots,
+                should_stop=stop,
+            )
+            for attempt in stream:
+                log.append(by_id[attempt.problem_id], attempt)
+                pace.add(attempt)
+                bar.advance(note=pace.note())
+        if stop():
+            raise Interrupted(
+                f"Stopped by a signal; {len(log.done)} attempts are stored, {total} belong to "
+                f"round {number + 1}.",
+                hint="the same command goes on from there",
+            )
+    return pace
 
 
 def _write(output: Path, chosen: Selection) -> None:
     if output.suffix == ".json":
         # Requirement 001's layout: an array of [question, answer, reasoning].
         rows = []
-        for kept in chosen.kept:
-            found = extract_tagged(kept.attempt.text)
+        for row in chosen.rows():
+            text = row.example.segments[-1].text
+            found = extract_tagged(text)
             value = parse_number(found) if found is not None else None
-            answer = float(value) if value is not None else kept.problem.reference
-            rows.append([kept.problem.prompt[-1].text, answer, kept.attempt.text])
+            answer = float(value) if value is not None else row.problem.reference
+            rows.append([row.problem.prompt[-1].text, answer, text])
         write_json(output, rows)
         return
     lines = []
-    for kept in chosen.kept:
-        turns = [{"role": s.role, "content": s.text} for s in kept.example.segments]
-        row = {"messages": turns, "problem": kept.problem.id, "attempt": kept.attempt.index}
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    for row in chosen.rows():
+        turns = [{"role": s.role, "content": s.text} for s in row.example.segments]
+        index = None if row.attempt is None else row.attempt.index
+        record = {"messages": turns, "problem": row.problem.id, "attempt": index}
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(output, "".join(lines))
-
-
-def _tell(result: SampleResult, attempts: tuple[Attempt, ...]) -> None:
-    from tunesmith.evaluate.statistics import pass_at_k
-
-    tries: dict[str, list[bool]] = {}
-    for attempt in attempts:
-        right = attempt.verdict is not None and attempt.verdict.score == 1.0
-        tries.setdefault(attempt.problem_id, []).append(right)
-    ks = [k for k in (1, 4, 8, 16) if k <= max(map(len, tries.values()))]
-    for k in ks:
-        shares = [pass_at_k(len(t), sum(t), k) for t in tries.values() if len(t) >= k]
-        console.say(f"  verified pass@{k}: {100 * sum(shares) / len(shares):.1f}%")
-    console.table(
-        "Attempts",
-        ["what became of them", "attempts"],
-        [
-            [f"kept, for {result.solved} of {result.questions} questions", f"{result.rows:,}"],
-            *([reason, f"{n:,}"] for reason, n in sorted(result.discards.items())),
-            ["all", f"{result.attempts:,}"],
-        ],
-    )
-    if not result.rows:
-        console.warn("no path was verified, so the data set is empty; try more --samples")
-    console.say(f"Rows: {result.output}    All attempts: {result.log}")
