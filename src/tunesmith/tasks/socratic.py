@@ -110,7 +110,7 @@ class SocraticTask(GradedTask):
         last = Segment("user", f"{REQUEST}\n\n{problem.prompt[-1].text}")
         return (*(segment for turn in turns for segment in turn), last)
 
-    def grade(self, problem: Problem, text: str) -> Verdict:
+    def judge(self, problem: Problem, text: str) -> Verdict:
         """Return the similarity of the list to the reference one, 0 where no question is in it.
 
         The score is the F1 of ROUGE-L between questions under the best one-to-one assignment: it
@@ -127,7 +127,7 @@ class SocraticTask(GradedTask):
         reason = f"{len(questions)} questions for {len(reference)}, ROUGE-L F1 {score:.2f}"
         return Verdict(score, answer, reason)
 
-    def verify(self, problem: Problem, text: str) -> Verdict:
+    def judge_strictly(self, problem: Problem, text: str) -> Verdict:
         """Grade for training: every item is a question, asked once, that gives nothing away."""
         questions = parse_list(text)
         if not questions:

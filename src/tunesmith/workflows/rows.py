@@ -60,7 +60,7 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     else:
         examples, held_out = _hold_out(examples, config)
     questions = [by_example[str(e.origin)] for e in held_out if str(e.origin) in by_example]
-    if isinstance(task, GradedTask) and task.name == "units":
+    if isinstance(task, GradedTask) and task.generates:
         questions = task.problems("test", limit=config.eval_questions or 1)
     return Data(examples, held_out, questions[: config.eval_questions], repeated)
 
@@ -164,7 +164,7 @@ def _hold_out(
 
 
 def _generated(config: FineTuningConfig, task: Task) -> Data:
-    if not isinstance(task, GradedTask) or task.name != "units":
+    if not isinstance(task, GradedTask) or not task.generates:
         raise UsageError(
             f"--dataset is missing; the task {task.name!r} has no rows of its own.",
             hint="--dataset rows.jsonl",
