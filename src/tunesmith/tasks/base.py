@@ -34,6 +34,10 @@ class QuestionSettings:
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Names of fields, as ``--columns`` has them."""
+    checker: str | None = None
+    """How answers are checked, for a task with several rules."""
+    examples: str | None = None
+    """A file of worked examples for the ``cot`` prompt."""
 
     def given(self) -> list[str]:
         """Return the names of the settings that are not left empty."""

@@ -84,6 +84,7 @@ class MathsTask(FileTask):
     prompts = ("direct", "cot", "plan")
     wants = "a file of rows with question and answer"
     example_source = "path/to/gsm8k"
+    uses = ("columns",)
     max_new_tokens = 320
 
     @classmethod

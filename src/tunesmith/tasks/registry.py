@@ -11,6 +11,10 @@ from tunesmith.tasks.base import GradedTask, QuestionSettings, Task
 _TASKS = {
     "units": ("tunesmith.tasks.units", "UnitsTask"),
     "maths": ("tunesmith.tasks.maths", "MathsTask"),
+    "choice": ("tunesmith.tasks.choice", "ChoiceTask"),
+    "bbh": ("tunesmith.tasks.bbh", "BbhTask"),
+    "countdown": ("tunesmith.tasks.countdown", "CountdownTask"),
+    "qa": ("tunesmith.tasks.qa", "QaTask"),
     "socratic": ("tunesmith.tasks.socratic", "SocraticTask"),
     "chat": ("tunesmith.tasks.plain", "ChatTask"),
     "code": ("tunesmith.tasks.plain", "CodeTask"),

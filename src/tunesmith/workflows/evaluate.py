@@ -53,10 +53,13 @@ def evaluate(options: EvalOptions | None = None, **settings: Any) -> EvalResult:
 def _evaluate(options: EvalOptions) -> EvalResult:
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.generate.requests import Sampling
+    from tunesmith.tasks.base import QuestionSettings
     from tunesmith.tasks.registry import get_graded_task
 
     console.set_level(options.log_level)
-    task = get_graded_task(options.task)
+    task = get_graded_task(
+        options.task, QuestionSettings(options.columns, options.checker, options.examples)
+    )
     style = task.check_style(options.prompt or task.prompts[0])
     problems = task.problems(
         options.split,

@@ -9,15 +9,17 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.columns import renamed
 from tunesmith.data.mixture import Ask, plan, rank
 from tunesmith.data.prepare import prompt_key, split_document, split_holdout
 from tunesmith.data.spool import Spool, joined, pick
 from tunesmith.errors import DataError, UsageError
-from tunesmith.tasks.base import GradedTask, Task
+from tunesmith.tasks.base import GradedTask, QuestionSettings, Task
 from tunesmith.workflows import console
 from tunesmith.workflows.idle import has_splits, refuse_idle_split
 
 if TYPE_CHECKING:
+    from tunesmith.data.readers import Row
     from tunesmith.types import Example, Problem
 
 
@@ -191,7 +193,7 @@ def _read(
 
     rows = read_rows(source, split=split, max_rows=config.max_rows, encoding=config.encoding)
     first = next(rows)
-    if isinstance(task, GradedTask) and task.reads(first.fields) and not config.columns:
+    if isinstance(task, GradedTask) and _asks(task, first, config.columns):
         problems = task.problems(split, limit=config.max_rows, source=source)
         examples = [task.answer_example(problem) for problem in problems]
         by_example.update(
@@ -209,3 +211,11 @@ def _read(
     note = f" Fields that are not used: {', '.join(found.unused)}." if found.unused else ""
     console.say(f"{source}: {len(held):,} rows, read as {found.layout.name}.{note}")
     return held
+
+
+def _asks(task: GradedTask, first: Row, columns: dict[str, str]) -> bool:
+    """Say whether a task makes problems of a source's rows, and have it read those columns."""
+    if columns and "columns" not in task.uses:
+        return False
+    task.settings = QuestionSettings(columns)
+    return task.reads(renamed(first, columns).fields)
