@@ -307,6 +307,9 @@ class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions)
     checker: str | None = None
     """How answers of task qa are checked, where a row does not say: exact (default), number,
     number:0.01, number:1%, contains, regex, choice or f1>=0.5."""
+    choice_by: Literal["generate", "likelihood", "likelihood-normalised"] = "generate"
+    """How an option is chosen: by what the model writes, or by the log-probability of each option,
+    summed or divided by its bytes (nothing is generated then)."""
     examples: str | None = None
     """File of worked examples for --prompt cot of task bbh; unset takes cot-prompts/SUBTASK.txt."""
     name: str | None = None

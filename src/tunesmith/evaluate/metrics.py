@@ -39,6 +39,8 @@ class Summary:
     mean_tokens: float
     stops: Mapping[str, int]
     """How many attempts ended for which reason."""
+    chance: float | None = None
+    """The score that guessing brings, where it is known of every problem."""
 
     @property
     def trusted(self) -> bool:

@@ -79,7 +79,9 @@ def chosen(text: str, options: Sequence[str]) -> tuple[str | None, str]:
     found = marked(text)
     place = found[1] if found else "in the text"
     segment = found[0] if found else typed(text).strip()
-    by_text = {bare(option): letter for option, letter in zip(options, LETTERS, strict=False)}
+    by_text: dict[str, str] = {}
+    for option, letter in zip(options, LETTERS, strict=False):
+        by_text.setdefault(bare(option), letter)
     whole = bare(segment).strip("()[]")
     if len(whole) == 1 and whole.upper() in LETTERS[: len(options)] and whole not in by_text:
         return whole.upper(), place
@@ -92,9 +94,9 @@ def chosen(text: str, options: Sequence[str]) -> tuple[str | None, str]:
         return None, f"names {' and '.join(sorted(letters))}"
     if letters:
         [letter] = letters
-        other = by_text.get(bare(re.sub(rf"^\W*{letter}\b\W*", "", segment, flags=re.IGNORECASE)))
-        if other not in (None, letter):
-            return None, f"names {letter} with the text of {other}"
+        rest = bare(re.sub(rf"^\W*{letter}\b\W*", "", segment, flags=re.IGNORECASE))
+        if rest in by_text and rest != bare(options[LETTERS.index(letter)]):
+            return None, f"names {letter} with the text of {by_text[rest]}"
         return letter, place
     if not found:
         segment = segment.splitlines()[-1] if segment else ""

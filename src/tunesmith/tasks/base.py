@@ -132,6 +132,11 @@ class GradedTask(Task):
         del problem
         return None
 
+    def continuations(self, problem: Problem, style: str) -> list[str]:
+        """Return the answers that can be scored by likelihood; none where there are no options."""
+        del problem, style
+        return []
+
     def check_style(self, style: str) -> str:
         """Return ``style`` or say which ones there are."""
         if style not in self.prompts:

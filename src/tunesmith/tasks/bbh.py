@@ -114,6 +114,13 @@ class BbhTask(FileTask):
             return 1 / len(options)
         return 0.5 if any(bare(problem.reference) in pair for pair in _EITHER) else None
 
+    def continuations(self, problem: Problem, style: str) -> list[str]:
+        """Return the letters of a question's options, or the words that it offers."""
+        if style != "direct":
+            return []
+        letters = [f"({letter})" for letter, _ in _OPTION.findall(problem.prompt[-1].text)]
+        return letters or _WORD_OPTION.findall(problem.prompt[-1].text)
+
     def _of_folder(self, folder: Path, split: str) -> list[Problem]:
         """Take the files of all subtasks, unless the folder has splits."""
         files = sorted(folder.glob("*.json"))

@@ -97,6 +97,8 @@ class ChoiceTask(FileTask):
 
     def continuations(self, problem: Problem, style: str) -> list[str]:
         """Return what each option is scored by: its letter and text, or its text for ``cloze``."""
+        if style == "cot":  # an answer comes after the reasoning there
+            return []
         options = [str(option) for option in problem.meta["options"]]
         return options if style == CLOZE else [spelt(at, text) for at, text in enumerate(options)]
 
