@@ -96,6 +96,8 @@ class DataOptions(Options):
     """Share of rows that may be refused (too long, say) before the run stops."""
     assistant_only_loss: bool = True
     """Train on answers only; false trains on every token."""
+    thinking: Literal["keep", "strip", "mask"] = "keep"
+    """<think> blocks of answers: kept and trained, taken out, or kept without being trained."""
     num_workers: int | None = Field(default=None, ge=1)
     """Processes that tokenise; unset is one for each core where rows are many. Changes no token."""
     cache: bool = True

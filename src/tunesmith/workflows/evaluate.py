@@ -139,6 +139,7 @@ def collect(
     from tunesmith.evaluate.choices import stream_choices
     from tunesmith.evaluate.metrics import summarise
     from tunesmith.evaluate.records import ATTEMPTS, SCORES, AttemptLog, load
+    from tunesmith.evaluate.thinking import measure_thinking
 
     by_id = {problem.id: problem for problem in plan.problems}
     header = header_of(loaded, renderer, plan, name, split)
@@ -171,7 +172,13 @@ def collect(
                 hint="the same command goes on from there",
             )
     results = load(folder)
-    summary = replace(summarise(results.attempts), chance=_chance(plan))
+    tokens, unclosed = measure_thinking(results.attempts, renderer.decode)
+    summary = replace(
+        summarise(results.attempts),
+        chance=_chance(plan),
+        thinking_tokens=tokens,
+        unclosed=unclosed,
+    )
     write_json(folder / SCORES, summary.to_json())
     console.say(f"{name}: {score_line(summary)}")
     return EvalResult(folder, results, summary)
@@ -226,6 +233,9 @@ def score_line(summary: Summary) -> str:
         f"{100 * summary.accuracy:.1f}% right (95% interval {100 * ends.low:.1f} to "
         f"{100 * ends.high:.1f}), {100 * summary.answer_rate:.1f}% answered, {summary.n} attempts"
     )
+    if summary.thinking_tokens is not None and summary.unclosed is not None:
+        text += f", {summary.thinking_tokens:.0f} tokens of thinking on average"
+        text += f" ({100 * summary.unclosed:.1f}% never closed)"
     text += f", chance {100 * summary.chance:.1f}%" if summary.chance is not None else ""
     return text + (f", {summary.ungraded} ungraded" if summary.ungraded else "")
 
