@@ -73,7 +73,8 @@ class FileTask(GradedTask):
         """Return the question with the gold answer."""
         answer = Segment("assistant", self.answer_text(problem), 1.0)
         source, line = problem.meta.get("source"), problem.meta.get("line")
-        origin = Origin(str(source or self.name), line, None if source else problem.id)
+        item = problem.meta.get("item") if source else problem.id
+        origin = Origin(str(source or self.name), line, item)
         return Example((*problem.prompt, answer), origin)
 
     def read(self, source: str, split: str = "train") -> list[Problem]:
@@ -91,7 +92,10 @@ class FileTask(GradedTask):
             digest = hashlib.sha256(made.id.encode()).hexdigest()[:16]
             seen[digest] += 1
             again = f"-{seen[digest]}" if seen[digest] > 1 else ""
-            meta = {**made.meta, "source": row.origin.source, "line": row.origin.line}
+            place = {"source": row.origin.source, "line": row.origin.line}
+            if row.origin.item is not None:  # many rows on one line of a JSON list
+                place["item"] = row.origin.item
+            meta = {**made.meta, **place}
             yield replace(made, id=f"{self.name}-{digest}{again}", meta=meta)
 
     def _of_source(self, source: str, split: str) -> list[Problem]:

@@ -143,7 +143,8 @@ class SocraticTask(GradedTask):
         """Return the instruction with the reference list."""
         answer = Segment("assistant", problem.reference, 1.0)
         source, line = problem.meta.get("source"), problem.meta.get("line")
-        origin = Origin(str(source or self.name), line, None if source else problem.id)
+        item = problem.meta.get("item") if source else problem.id
+        origin = Origin(str(source or self.name), line, item)
         return Example((*problem.prompt, answer), origin)
 
 
@@ -164,6 +165,7 @@ def _read(source: str, split: str) -> list[Problem]:
             "answer": made.get("answer") if isinstance(made.get("answer"), str) else None,
             "source": row.origin.source,
             "line": row.origin.line,
+            "item": row.origin.item,
         }
         more = made.get("input")
         if isinstance(more, str) and more.strip():
