@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tunesmith
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import CHATML, tiny_model, tiny_tokenizer
 from tunesmith.data.prepare import prepare
 from tunesmith.data.render import Renderer
 from tunesmith.data.thinking import MASKED, ThinkingMode, is_thought, spans, without
@@ -63,6 +63,16 @@ def test_the_three_modes():
     assert [m.thoughtful for m in (keep, strip, mask)] == [1, 2, 2]
     assert mask.told() == ("Thinking: 2 of 2 answers have a <think> block, kept, but not trained.")
     assert ThinkingMode("strip").told() == ""
+
+
+def test_a_template_never_sees_the_mark():
+    counting = CHATML.replace("m['role'] +", "m['role'] + (m | length | string) +")
+    renderer = Renderer(tiny_tokenizer(counting))
+    plain, masked = (
+        renderer.encode(one, 512).rows[0] for one in (example(), ThinkingMode("mask")(example()))
+    )
+    assert plain.ids == masked.ids
+    assert "user2" in renderer.decode(plain.ids)
 
 
 def test_a_block_in_the_middle_is_masked_alone():
