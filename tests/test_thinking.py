@@ -66,13 +66,13 @@ def test_the_three_modes():
 
 
 def test_a_template_never_sees_the_mark():
-    counting = CHATML.replace("m['role'] +", "m['role'] + (m | length | string) +")
+    counting = CHATML.replace("m['content'] +", "m['content'] + (m | length | string) +")
     renderer = Renderer(tiny_tokenizer(counting))
     plain, masked = (
         renderer.encode(one, 512).rows[0] for one in (example(), ThinkingMode("mask")(example()))
     )
     assert plain.ids == masked.ids
-    assert "user2" in renderer.decode(plain.ids)
+    assert "is 4.2" in renderer.decode(plain.ids)
 
 
 def test_a_block_in_the_middle_is_masked_alone():
