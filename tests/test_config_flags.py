@@ -157,7 +157,7 @@ def test_help_of_train_names_aliases_choices_and_the_defaults_of_tasks() -> None
     assert "--model, --base-model, --model-name-or-path" in text
     assert "One of: linear, cosine" in text
     assert "[the task's]" in text
-    assert "  domain    1e-05   10" in text
+    assert "  domain     1e-05   10" in text
 
 
 @pytest.mark.parametrize(("name", "kind", "positional"), KINDS)

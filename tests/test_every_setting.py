@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:
 LORA = {"lora": True, "lora_rank": 4}
 OFTEN = {"eval_steps": 1}
 ALIKE = {"dataset": "../alike.jsonl"}
+THINKING = {"dataset": "../thinking.jsonl"}
 UNITS = {"task": "units", "eval_questions": 1, "max_length": 200}
 
 eight = pytest.mark.skipif(
@@ -97,6 +98,8 @@ TABLE: list[Any] = [
     ("eval_questions", 2, UNITS, "answers"),
     ("packing", False, {}, "batches"),
     ("assistant_only_loss", False, {}, "trained tokens"),
+    ("thinking", "strip", THINKING, "trained tokens"),
+    ("thinking", "mask", THINKING, "trained tokens"),
     ("validation_split", 0.3, {}, "rows"),
     ("attention", "eager", {}, "attention"),
     ("attention", "eager", {"packing": False}, "own attention"),
@@ -129,6 +132,15 @@ def write_alike(path: str) -> None:
     Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def write_thinking(path: str) -> None:
+    """Write answers that each have a block of thinking in front."""
+    rows = (
+        {"prompt": f"What is {n} + 1?", "completion": f"<think>Let me see.</think>It is {n + 1}."}
+        for n in range(24)
+    )
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def write_saved(path: str) -> None:
     """Write a folder of three splits, as ``save_to_disk`` leaves it."""
     from datasets import Dataset, DatasetDict
@@ -152,6 +164,7 @@ def observe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observe]:
         patch.setenv("TUNESMITH_CACHE", str(home / "cache"))
         write_rows("rows.jsonl")
         write_alike("alike.jsonl")
+        write_thinking("thinking.jsonl")
         tiny_model("llama").save_pretrained("base")
         tiny_tokenizer().save_pretrained("base")
         write_saved("saved")

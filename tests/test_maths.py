@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tunesmith.errors import DataError, UsageError
-from tunesmith.tasks.base import GradedTask, Task
+from tunesmith.tasks.base import UNCLOSED, GradedTask, Task
 from tunesmith.tasks.maths import WORKED, MathsTask, final_answer, gold_number
 from tunesmith.tasks.registry import get_graded_task, get_task, task_names
 from tunesmith.types import Problem, Segment
@@ -261,3 +261,91 @@ def test_an_unknown_task_gets_a_suggestion():
     assert "units" in caught.value.expected
     with pytest.raises(UsageError, match="cannot be graded"):
         get_graded_task("chat")
+
+
+# --- other layouts, other ways to write a number
+
+
+@pytest.mark.parametrize("case", [str, str.lower])
+def test_svamp_is_read(tmp_path, case):
+    rows = [
+        {
+            "ID": "chal-1",
+            "Body": "Each pack of dvds costs 76 dollars. If there is a discount of 25 dollars",
+            "Question": "How much do you have to pay to buy each pack?",
+            "Equation": "( 76.0 - 25.0 )",
+            "Answer": 51.0,
+        },
+        {"Body": "A.", "Question": "B?", "Equation": "", "Answer": "7"},
+    ]
+    path = tmp_path / "SVAMP.json"
+    path.write_text(json.dumps([{case(k): v for k, v in row.items()} for row in rows]))
+    first, second = TASK.problems("test", source=str(path))
+    assert first.reference == "51"
+    assert first.prompt[0].text.endswith(
+        "of 25 dollars. How much do you have to pay to buy each pack?"
+    )
+    assert TASK.answer_example(first).segments[-1].text == "76 - 25 = 51\n#### 51"
+    assert TASK.answer_example(second).segments[-1].text == "#### 7"
+    assert all(TASK.verify(p, str(p.meta["solution"])).score == 1 for p in (first, second))
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("1234.5", "#### 1,234.5 km"),
+        ("3/4", "The answer is 3/4."),
+        ("3/4", "\\boxed{\\frac{3}{4}}"),
+        ("3/4", "#### ¾"),
+        ("3/2", "#### 1 1/2 cups"),
+        ("0.75", "THE ANSWER IS 75%"),
+        ("50", "So we get $\\boxed{50\\%}$."),
+        ("-5", "The answer is −5"),
+        ("-5", "#### –5"),
+        ("5", "\\boxed{\\$5}"),
+        ("25", "#### ２５"),
+        ("25", "#### ٢٥"),
+        ("1000", "\\boxed{1{,}000\\text{ km}}"),
+    ],
+)
+def test_numbers_as_people_write_them(gold, text):
+    assert TASK.grade(problem(gold), text).score == 1
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [("50", "#### 0.5"), ("0.5", "#### 5%"), ("52", "#### 5²"), ("5", "\\boxed{")],
+)
+def test_other_numbers_stay_wrong(gold, text):
+    assert TASK.grade(problem(gold), text).score == 0
+
+
+def test_a_gold_percentage_is_also_a_share(tmp_path):
+    source = folder_of(tmp_path, test=[{"question": "?", "answer": "Half.\n#### 50%"}])
+    (only,) = TASK.problems("test", source=source)
+    scores = [
+        TASK.grade(only, text).score for text in ("#### 50%", "#### 50", "#### 0.5", "#### 5")
+    ]
+    assert scores == [1, 1, 1, 0]
+
+
+def test_a_plan_comes_before_the_steps():
+    asked = problem("1")
+    plan, cot = TASK.messages(asked, "plan"), TASK.messages(asked, "cot")
+    assert [s.role for s in plan] == [s.role for s in cot]
+    for planned, worked in zip(plan[1:-1:2], cot[1:-1:2], strict=True):
+        first, _, rest = planned.text.partition("\n")
+        assert first.startswith("Plan: ")
+        assert rest == worked.text
+        gold = worked.text.rpartition("#### ")[2]
+        assert TASK.verify(problem(gold), planned.text).score == 1
+
+
+def test_only_what_stands_behind_the_thinking_is_graded():
+    wrong_steps = "<think>9 * 3 = 18, no: #### 5</think>"
+    assert TASK.verify(problem("18"), wrong_steps + "9 * 2 = 18\n#### 18").score == 1
+    assert TASK.grade(problem("5"), wrong_steps + "none").score == 0
+    assert TASK.grade(problem("18"), "so, 2 * 9</think>\n#### 18").score == 1
+    for text in ("<think>#### 18", "<think>a</think><think>#### 18"):
+        assert TASK.grade(problem("18"), text) == UNCLOSED
+        assert TASK.verify(problem("18"), text) == UNCLOSED

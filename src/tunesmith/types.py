@@ -21,6 +21,8 @@ class StopReason(enum.StrEnum):
     """The token limit was reached first."""
     CANCELLED = "cancelled"
     """The caller gave up on it."""
+    SCORED = "scored"
+    """Nothing was generated: given options were scored by their likelihood."""
 
 
 @dataclass(frozen=True, slots=True)

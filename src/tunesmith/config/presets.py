@@ -36,6 +36,10 @@ TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     # Requirement 001: adapters on all linear layers, alpha 4 to 5 times the rank, batch 32.
     "units": _task(3e-4, 3, 32, 1, 20, 50, 200, 512, 16, 64),
     "maths": _task(3e-5, 3, 16, 2, 50, 100, 500, 1024, 16, 64),
+    "choice": _task(2e-5, 3, 16, 2, 50, 100, 500, 512, 16, 32),
+    "bbh": _task(2e-5, 3, 8, 2, 20, 50, 200, 1024, 16, 32),
+    "countdown": _task(3e-4, 3, 32, 1, 20, 50, 200, 512, 16, 64),
+    "qa": _task(2e-5, 3, 8, 2, 20, 50, 200, 1024, 16, 32),
     # Requirement 004: LoRA unless told otherwise, at its own rate, scaled by 16/64.
     "socratic": _task(
         5e-5, 3, 8, 1, 0, 100, 500, 512, 64, 16, save_steps="epoch", lora=True, lora_dropout=0.1

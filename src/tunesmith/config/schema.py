@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-TASKS = ("chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic")
-TaskName = Literal["chat", "code", "instruct", "domain", "custom", "units", "maths", "socratic"]
+TaskName = Literal[
+    "chat", "code", "instruct", "domain", "custom", "units", "maths", "choice", "bbh", "countdown",
+    "qa", "socratic",
+]  # fmt: skip
+TASKS: tuple[str, ...] = get_args(TaskName)
 Tracker = Literal[
     "tensorboard", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
     "trackio", "none",
@@ -68,7 +71,7 @@ class DataOptions(Options):
     """Data"""
 
     task: TaskName = "instruct"
-    """Kind of work; it sets defaults and, for units and maths, how answers are graded."""
+    """Kind of work; it sets defaults and, for graded tasks, how answers are graded."""
     dataset: list[str] = Field(default_factory=list)
     """Files, folders, hub or set names; several are joined; by shares: a.jsonl:0.3 b.jsonl:0.7."""
     eval_dataset: str | None = None
@@ -93,6 +96,8 @@ class DataOptions(Options):
     """Share of rows that may be refused (too long, say) before the run stops."""
     assistant_only_loss: bool = True
     """Train on answers only; false trains on every token."""
+    thinking: Literal["keep", "strip", "mask"] = "keep"
+    """<think> blocks of answers: kept and trained, taken out, or kept without being trained."""
     num_workers: int | None = Field(default=None, ge=1)
     """Processes that tokenise; unset is one for each core where rows are many. Changes no token."""
     cache: bool = True
@@ -279,9 +284,9 @@ class QuestionOptions(Options):
     """Questions"""
 
     task: TaskName = "units"
-    """A graded task: units, maths or socratic."""
+    """A graded task: units, maths, choice, bbh, countdown, qa or socratic."""
     dataset: str | None = None
-    """File of questions; units makes its own."""
+    """File of questions; units and countdown make their own."""
     limit: int | None = Field(default=None, ge=1)
     """Questions asked; 400 for evaluation and all for sampling if unset."""
     samples: int = Field(default=1, ge=1)
@@ -296,9 +301,19 @@ class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions)
     """Everything that ``tunesmith eval`` knows."""
 
     split: str = "test"
-    """train, dev, test, or the task's further ones (units: ood)."""
+    """train, dev, test, or the task's further ones (units: ood; countdown: test-3, test-4)."""
     prompt: str | None = None
-    """Prompt style: direct or cot."""
+    """Prompt style: direct, cot, or the task's own (maths: plan; choice: cloze)."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names of fields of questions: question=Frage,answer=Antwort; also a.b or a template."""
+    checker: str | None = None
+    """How answers of task qa are checked, where a row does not say: exact (default), number,
+    number:0.01, number:1%, contains, regex, choice or f1>=0.5."""
+    choice_by: Literal["generate", "likelihood", "likelihood-normalised"] = "generate"
+    """How an option is chosen: by what the model writes, or by the log-probability of each option,
+    summed or divided by its bytes (nothing is generated then)."""
+    examples: str | None = None
+    """File of worked examples for --prompt cot of task bbh; unset takes cot-prompts/SUBTASK.txt."""
     name: str | None = None
     """Name in tables and of the folder; made from task, prompt and model if unset."""
     overwrite: bool = False

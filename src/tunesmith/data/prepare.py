@@ -17,6 +17,7 @@ from tunesmith.data.cache import RowCache, block_key, settings_key
 from tunesmith.data.parallel import choose_workers, encode_in_processes
 from tunesmith.data.render import Renderer
 from tunesmith.data.spool import pick
+from tunesmith.data.thinking import MASKED, without
 from tunesmith.errors import ContractError
 from tunesmith.types import Encoded, Example
 
@@ -252,7 +253,11 @@ def check_row(row: Encoded, example: Example, renderer: Renderer, text: str | No
     bos = renderer.bos_id
     if bos is not None and (row.ids[0] != bos or row.ids[1:2] == (bos,)):
         raise ContractError(f"{row.origin}: the row does not begin with exactly one BOS token.")
-    answers = [s.text for s in example.segments if s.role == "assistant" and s.weight]
+    answers = [
+        without(s.text) if s.extra.get(MASKED) else s.text
+        for s in example.segments
+        if s.role == "assistant" and s.weight
+    ]
     if text is not None and any(answer in text for answer in answers):
         return
     text = renderer.decode(trained)

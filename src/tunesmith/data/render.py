@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
 from tunesmith.data.templates import Chat, Template, choose_template
+from tunesmith.data.thinking import MASKED, is_thought
 from tunesmith.data.word_tokens import Spelling, TextTokens, byte_spelling
 from tunesmith.errors import ContractError, UsageError
 from tunesmith.types import Encoded, Example, Segment
@@ -245,6 +246,9 @@ class Renderer:
                 )
             ids += piece
             weights += [weight] * len(piece)
+            if weight and turn is not None and example.segments[turn].extra.get(MASKED):
+                thought = is_thought(piece, self.decode_raw)
+                weights[-len(piece) :] = [0.0 if one else weight for one in thought]
             if weight:
                 last = len(ids)
         last = last or len(ids)

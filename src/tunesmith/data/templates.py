@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.chats import TOOLS
+from tunesmith.data.thinking import MASKED
 from tunesmith.errors import ContractError, UsageError
 from tunesmith.types import Segment
 
@@ -114,7 +115,11 @@ class Chat:
         self.segments = segments
         self._template = template
         self._turns = [
-            {"role": s.role, "content": s.text, **{k: v for k, v in s.extra.items() if k != TOOLS}}
+            {
+                "role": s.role,
+                "content": s.text,
+                **{k: v for k, v in s.extra.items() if k not in (TOOLS, MASKED)},
+            }
             for s in segments
         ]
         self._tools = segments[0].extra.get(TOOLS) if segments else None

@@ -16,6 +16,7 @@ from tunesmith.tasks.base import GradedTask
 from tunesmith.types import Attempt, Problem, Segment, Verdict
 
 Grader = Callable[[Problem, str], Verdict]
+GENERATE = "generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class Plan:
     system: str = ""
     """System message in front of every question, in place of the task's own."""
     rounds: Rounds = ONE_ROUND
+    choice_by: str = GENERATE
+    """generate, or by which likelihood options are chosen."""
+    variant: str = ""
+    """What else decides the prompts, such as a file of worked examples."""
 
     def messages(self, problem: Problem, *, hinted: bool = False) -> tuple[Segment, ...]:
         """Return the whole prompt of a problem; hinted, its last turn also tells the answer."""
@@ -70,6 +75,8 @@ class Plan:
         parts += [problem.id for problem in self.problems]
         parts += [f"system: {self.system}"] if self.system else []
         parts += [repr(self.rounds)] if self.rounds != ONE_ROUND else []
+        parts += [f"choice: {self.choice_by}"] if self.choice_by != GENERATE else []
+        parts += [f"variant: {self.variant}"] if self.variant else []
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 

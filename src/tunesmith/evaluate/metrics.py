@@ -39,6 +39,12 @@ class Summary:
     mean_tokens: float
     stops: Mapping[str, int]
     """How many attempts ended for which reason."""
+    chance: float | None = None
+    """The score that guessing brings, where it is known of every problem."""
+    thinking_tokens: float | None = None
+    """Mean tokens of thinking of an attempt; None where no attempt thinks, or nobody counted."""
+    unclosed: float | None = None
+    """Share of attempts whose thinking is never closed, so that they have no answer."""
 
     @property
     def trusted(self) -> bool:

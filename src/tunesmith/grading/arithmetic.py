@@ -52,6 +52,14 @@ def evaluate(expression: str) -> Fraction:
     return value
 
 
+def numbers_of(expression: str) -> list[Fraction]:
+    """Return the numbers that an expression is written with, in order; signs are operators.
+
+    Raises ``ArithmeticRefused`` for what ``evaluate`` does not know the signs of.
+    """
+    return [Fraction(token) for token in _tokens(expression) if token not in set("+-*/()")]
+
+
 def equations(text: str) -> list[Equation]:
     """Return every equation of a text in order; ``a = b = c`` gives two.
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any, ClassVar
 
 from tunesmith.errors import UsageError
+from tunesmith.grading.thinking import split_thinking
 from tunesmith.types import Example, Problem, Segment, Verdict
+
+UNCLOSED = Verdict(0.0, None, "the thinking is not closed")
 
 
 class Task(abc.ABC):
@@ -24,8 +28,30 @@ class Task(abc.ABC):
     """Settings of ``FineTuningConfig`` that this task overrides."""
 
 
+@dataclass(frozen=True, slots=True)
+class QuestionSettings:
+    """What a person says of how questions are read; a task names in ``uses`` what it heeds."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Names of fields, as ``--columns`` has them."""
+    checker: str | None = None
+    """How answers are checked, for a task with several rules."""
+    examples: str | None = None
+    """A file of worked examples for the ``cot`` prompt."""
+
+    def given(self) -> list[str]:
+        """Return the names of the settings that are not left empty."""
+        return [one.name for one in fields(self) if getattr(self, one.name)]
+
+
 class GradedTask(Task):
     """A task whose answers can be checked, so that it can be sampled, selected and evaluated."""
+
+    settings: QuestionSettings = QuestionSettings()
+    uses: ClassVar[tuple[str, ...]] = ()
+    """Settings of ``QuestionSettings`` that change something here; others are refused."""
+    generates: ClassVar[bool] = False
+    """Whether it makes its own questions, so that training needs no file."""
 
     prompts: ClassVar[tuple[str, ...]] = ("direct", "cot")
     """Prompt styles; the first is the default."""
@@ -54,13 +80,26 @@ class GradedTask(Task):
     def messages(self, problem: Problem, style: str) -> tuple[Segment, ...]:
         """Return the whole prompt in one of ``prompts``, worked examples included."""
 
-    @abc.abstractmethod
     def grade(self, problem: Problem, text: str) -> Verdict:
-        """Grade by the task's own rule, the one that scores are reported with."""
+        """Grade by the task's own rule, the one that scores are reported with.
 
-    @abc.abstractmethod
+        What is judged stands behind the last ``</think>``; an unclosed block is no answer.
+        """
+        answer = split_thinking(text).answer
+        return UNCLOSED if answer is None else self.judge(problem, answer)
+
     def verify(self, problem: Problem, text: str) -> Verdict:
         """Grade strictly: only what scores 1 here may become training data."""
+        answer = split_thinking(text).answer
+        return UNCLOSED if answer is None else self.judge_strictly(problem, answer)
+
+    @abc.abstractmethod
+    def judge(self, problem: Problem, text: str) -> Verdict:
+        """Return ``grade``'s verdict on a text without thinking."""
+
+    @abc.abstractmethod
+    def judge_strictly(self, problem: Problem, text: str) -> Verdict:
+        """Return ``verify``'s verdict on a text without thinking."""
 
     @abc.abstractmethod
     def answer_example(self, problem: Problem) -> Example:
@@ -87,6 +126,16 @@ class GradedTask(Task):
 
         answer = Segment("assistant", text, 1.0)
         return Example((*problem.prompt, answer), Origin(problem.task, item=item))
+
+    def chance(self, problem: Problem) -> float | None:
+        """Return the score that guessing brings; None where nobody can say."""
+        del problem
+        return None
+
+    def continuations(self, problem: Problem, style: str) -> list[str]:
+        """Return the answers that can be scored by likelihood; none where there are no options."""
+        del problem, style
+        return []
 
     def check_style(self, style: str) -> str:
         """Return ``style`` or say which ones there are."""

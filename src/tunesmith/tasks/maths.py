@@ -7,31 +7,35 @@ ending, which is also what the worked examples show.
 
 from __future__ import annotations
 
-import hashlib
-import random
 import re
-from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import DataError, UsageError
+from tunesmith.errors import DataError
 from tunesmith.grading.answers import extract_tagged, last_number, parse_number
-from tunesmith.grading.arithmetic import equations
-from tunesmith.tasks.base import GradedTask
-from tunesmith.types import Example, Origin, Problem, Segment, Verdict
+from tunesmith.grading.arithmetic import ArithmeticRefused, equations, evaluate
+from tunesmith.grading.typed import boxed, typed
+from tunesmith.tasks.files import FileTask
+from tunesmith.types import Problem, Segment, Verdict
+
+if TYPE_CHECKING:
+    from tunesmith.data.readers import Row
 
 MARKER = "####"
-DEV_SHARE = 10
-"""Where a folder has no dev file, one question in this many of its train file is the dev split."""
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")
+_SVAMP = (
+    ("Body", "Question", "Equation", "Answer"),
+    ("body", "question", "equation", "answer"),
+)
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _ANSWER_IS = re.compile(r"\banswer(?:\s+is)?\s*[:=]?\s+([^\n]*)", re.IGNORECASE)
 _A_LINE = re.compile(r"^\s*A:\s*([^\n]*)", re.MULTILINE)
 
 _TIMES = re.compile(r"(?<=[\d%)])\s*(?:[xX]|\bof\b)\s*(?=[\d$(])")
 """Multiplication as people write it: ``3 x 4``, ``2/3 of 18``, ``20% of 50``."""
+
+_MIXED = re.compile(r"(-?\d{1,15})\s+(\d{1,15})/(\d{1,15})(?![\d/])")
+_PERCENT = re.compile(r"\d\s*(?:%|per ?cent\b)", re.IGNORECASE)
 
 WORKED = (
     (
@@ -63,98 +67,88 @@ WORKED = (
     ),
 )
 """Questions and worked answers of the ``cot`` prompt, written for it and in no data set."""
+PLANS = (
+    "Find how many rolls were made, then take away those that were sold.",
+    "Find the savings after 8 weeks, take a quarter of them for the lamp, and see what is left.",
+    "Find the speed from the first journey, then multiply it by the new time.",
+    "Find what the children and the adults cost, add both, and take the voucher off.",
+)
+"""What the ``plan`` prompt has in front of each worked answer (Wang et al. 2023, 2305.04091)."""
 
 
-class MathsTask(GradedTask):
+class MathsTask(FileTask):
     """Answer a word problem in steps, and with ``#### number`` at the end."""
 
     name = "maths"
     summary = "word problems with a number as the answer (GSM8K's layout)"
+    prompts = ("direct", "cot", "plan")
+    wants = "a file of rows with question and answer"
+    example_source = "path/to/gsm8k"
+    uses = ("columns",)
     max_new_tokens = 320
 
     @classmethod
     def reads(cls, fields: Mapping[str, Any]) -> bool:
-        return "question" in fields
+        return "question" in fields or any(names[0] in fields for names in _SVAMP)
 
-    def problems(
-        self, split: str, *, seed: int = 0, limit: int | None = None, source: str | None = None
-    ) -> list[Problem]:
-        """Return the problems of a file, or of one split of a folder, in the order of the file.
-
-        A folder holds a file for each split (``train.jsonl``, ``test.jsonl``, …). Where there is
-        none for ``dev``, a tenth of the train questions, chosen by their text, is the dev split
-        and is left out of ``train``; the same holds for a saved ``datasets`` folder and a hub
-        name. A file is taken as a whole, whatever the split. With ``limit`` that many problems
-        are drawn by ``seed``.
-        """
-        if split not in self.splits:
-            raise UsageError(
-                f"The maths task has no split {split!r}.", expected=", ".join(self.splits)
-            )
-        if source is None:
-            raise UsageError(
-                "The maths task has no questions of its own.",
-                expected="a file of rows with question and answer, or a folder with train.jsonl "
-                "and test.jsonl",
-                hint="--dataset path/to/gsm8k",
-            )
-        path = Path(source)
-        if path.is_file():
-            found = _read(source)
-        elif path.is_dir() and not _is_saved_dataset(path):
-            found = _of_folder(path, split)
-        else:
-            found = _of_dataset(source, split)
-        if not found:
+    def problem(self, row: Row) -> Problem:
+        """Return the problem of a row in GSM8K's or SVAMP's layout."""
+        made = _svamp(row) or _gsm8k(row)
+        if made is None:
             raise DataError(
-                f"{source!r} has no questions for the {split} split.", expected="at least one row"
+                f"{row.origin}: no question and answer (fields: {', '.join(row.fields)}).",
+                expected='{"question": "…", "answer": "… #### 72"}, or SVAMP\'s Body, Question, '
+                "Equation and Answer",
             )
-        if limit is None or limit >= len(found):
-            return found
-        chosen = random.Random(f"maths/{split}/{seed}").sample(range(len(found)), limit)
-        return [found[place] for place in sorted(chosen)]
+        question, solution, reference = made
+        prompt = (Segment("user", question.strip()),)
+        meta: dict[str, Any] = {"solution": solution}
+        if _PERCENT.search(final_answer(solution)[0] or ""):
+            meta["percent"] = True
+        return Problem(question, self.name, prompt, reference, meta)
 
     def messages(self, problem: Problem, style: str) -> tuple[Segment, ...]:
-        """Return the question alone, or behind worked examples as earlier turns of the chat."""
+        """Return the question alone, or behind worked examples as earlier turns of the chat.
+
+        In the examples of ``plan`` a short plan comes first, and the steps after it.
+        """
         if self.check_style(style) == "direct":
             return problem.prompt
         turns = [(Segment("user", q), Segment("assistant", a)) for q, a in WORKED]
+        if style == "plan":
+            turns = [
+                (asked, Segment("assistant", f"Plan: {plan}\n{answer.text}"))
+                for plan, (asked, answer) in zip(PLANS, turns, strict=True)
+            ]
         return (*(segment for turn in turns for segment in turn), *problem.prompt)
 
-    def grade(self, problem: Problem, text: str) -> Verdict:
-        """Compare the final number with the gold one: equal or not, however it is written.
+    def judge(self, problem: Problem, text: str) -> Verdict:
+        r"""Compare the final number with the gold one: equal or not, however it is written.
 
-        The final number is looked for after the last ``####``, then in ``<answer>…</answer>``,
-        after «the answer is», on a line that begins with ``A:``, and at last it is the last
-        number of the text; the verdict's reason says which.
+        The final number is looked for after the last ``####``, then in ``<answer>…</answer>`` and
+        ``\boxed{…}``, after «the answer is», on a line that begins with ``A:``, and at last it is
+        the last number of the text; the verdict's reason says which.
         """
         found, place = final_answer(text)
         value = None if found is None else _number(found)
         if found is None or value is None:
             return Verdict(0.0, None, "no number")
-        right = value == Fraction(problem.reference)
+        right = value == Fraction(problem.reference) or _same_share(problem, value, found)
         return Verdict(float(right), found, f"{'equal' if right else 'different'}, {place}")
 
-    def verify(self, problem: Problem, text: str) -> Verdict:
+    def judge_strictly(self, problem: Problem, text: str) -> Verdict:
         """Grade for training: a marked final answer, equal, and every equation of the text true."""
-        verdict = self.grade(problem, text)
+        verdict = self.judge(problem, text)
         if verdict.score != 1:
             return verdict
         if verdict.reason.endswith(_LAST):
             return Verdict(0.0, verdict.answer, "the final answer is not marked")
-        for equation in equations(_TIMES.sub(" * ", strip_calculations(text))):
+        for equation in equations(_TIMES.sub(" * ", strip_calculations(typed(text)))):
             if equation.holds is not True:
                 said = f"{equation.left.strip()} = {equation.right.strip()}"
                 fault = "is false" if equation.holds is False else "cannot be checked"
                 return Verdict(0.0, verdict.answer, f"{said} {fault}")
         return Verdict(1.0, verdict.answer, "equal, every equation holds")
-
-    def answer_example(self, problem: Problem) -> Example:
-        """Return the question with the gold solution, without calculator marks."""
-        answer = Segment("assistant", str(problem.meta["solution"]), 1.0)
-        source, line = problem.meta.get("source"), problem.meta.get("line")
-        origin = Origin(str(source or self.name), line, None if source else problem.id)
-        return Example((*problem.prompt, answer), origin)
 
 
 _LAST = "the last number"
@@ -163,9 +157,12 @@ _LAST = "the last number"
 def final_answer(text: str) -> tuple[str | None, str]:
     """Return the final answer as it is written, and where it was found; None without a number."""
     text = strip_calculations(text)
+    box = boxed(text)
+    text = typed(text)
     places = (
         (f"after {MARKER}", text.rpartition(MARKER)[2] if MARKER in text else None),
         ("in <answer>", extract_tagged(text)),
+        ("in \\boxed", None if box is None else typed(box)),
         ("after «the answer is»", _last(_ANSWER_IS, text)),
         ("after A:", _last(_A_LINE, text)),
     )
@@ -199,8 +196,21 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
 
 def _number(written: str) -> Fraction | None:
     """Read an answer such as ``$1,234.50.``, ``-$5``, ``**18** eggs`` or ``9 * 2 = 18``."""
-    bare = re.sub(r"[$€£*]", "", written.rpartition("=")[2]).strip()
+    bare = re.sub(r"[$€£*]", "", typed(written).rpartition("=")[2]).strip()
+    mixed = _MIXED.match(bare)
+    if mixed:
+        whole, top, bottom = (int(part) for part in mixed.groups())
+        sign = -1 if bare.startswith("-") else 1
+        return whole + sign * Fraction(top, bottom) if bottom else None
     return parse_number(bare)
+
+
+def _same_share(problem: Problem, value: Fraction, written: str) -> bool:
+    """Say whether one of answer and gold is the other as a percentage: 50% and 0.5."""
+    percent = _PERCENT.search(written) is not None
+    if percent is bool(problem.meta.get("percent")):
+        return False
+    return (value / 100 if percent else value * 100) == Fraction(problem.reference)
 
 
 def _written(number: Fraction) -> str:
@@ -208,79 +218,51 @@ def _written(number: Fraction) -> str:
     return str(number.numerator) if exact else f"{float(number):.12g}"
 
 
-def _of_folder(folder: Path, split: str) -> list[Problem]:
-    own = _split_file(folder, split)
-    if split != "dev" and own is None:
+def _gsm8k(row: Row) -> tuple[str, str, str] | None:
+    """Return question, solution and gold number; None for a row of another layout."""
+    question, answer = row.fields.get("question"), row.fields.get("answer")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = str(answer)
+    if not isinstance(question, str) or not isinstance(answer, str):
+        return None
+    reference = gold_number(answer)
+    if reference is None:
         raise DataError(
-            f"The folder {str(folder)!r} has no file for the {split} split.",
-            expected=f"{split}.jsonl",
-            hint="name one file instead of the folder",
+            f"{row.origin}: the answer holds no number.",
+            expected="a solution that ends in «#### 72»",
         )
-    if split == "test" or (own is not None and _split_file(folder, "dev") is not None):
-        assert own is not None
-        return _read(str(own))
-    train = _split_file(folder, "train")
-    if train is None:
-        raise DataError(
-            f"The folder {str(folder)!r} has neither a dev nor a train file.",
-            expected="dev.jsonl or train.jsonl",
-        )
-    return _part(_read(str(train)), split)
+    return question, _with_ending(strip_calculations(answer).strip(), reference), reference
 
 
-def _of_dataset(source: str, split: str) -> list[Problem]:
-    if split == "test":
-        return _read(source, split)
-    return _part(_read(source, "train"), split)
-
-
-def _is_saved_dataset(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
-
-
-def _part(problems: list[Problem], split: str) -> list[Problem]:
-    return [problem for problem in problems if _is_dev(problem) is (split == "dev")]
-
-
-def _split_file(folder: Path, split: str) -> Path | None:
-    names = ("dev", "validation") if split == "dev" else (split,)
-    candidates = (folder / f"{name}{suffix}" for name in names for suffix in _SUFFIXES)
-    return next((file for file in candidates if file.is_file()), None)
-
-
-def _is_dev(problem: Problem) -> bool:
-    digest = hashlib.sha256(problem.prompt[0].text.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % DEV_SHARE == 0
-
-
-def _read(source: str, split: str = "train") -> list[Problem]:
-    from tunesmith.data.readers import read_rows
-
-    seen: Counter[str] = Counter()
-    found = []
-    for row in read_rows(source, split=split):
-        question, answer = row.fields.get("question"), row.fields.get("answer")
-        if not isinstance(question, str) or not isinstance(answer, str):
-            raise DataError(
-                f"{row.origin}: no question and answer (fields: {', '.join(row.fields)}).",
-                expected='{"question": "…", "answer": "… #### 72"}',
-            )
-        reference = gold_number(answer)
+def _svamp(row: Row) -> tuple[str, str, str] | None:
+    """Return the same of Body, Question, Equation and Answer (Patel et al. 2021)."""
+    for body, asked, equation, answer in _SVAMP:
+        parts, gold = [row.fields.get(body), row.fields.get(asked)], row.fields.get(answer)
+        if not all(isinstance(part, str) for part in parts) or gold is None:
+            continue
+        reference = gold_number(str(gold))
         if reference is None:
-            raise DataError(
-                f"{row.origin}: the answer holds no number.",
-                expected="a solution that ends in «#### 72»",
-            )
-        # The same question twice stays two problems, so that no row is lost.
-        digest = hashlib.sha256(question.encode()).hexdigest()[:16]
-        seen[digest] += 1
-        again = f"-{seen[digest]}" if seen[digest] > 1 else ""
-        solution = _with_ending(strip_calculations(answer).strip(), reference)
-        meta = {"solution": solution, "source": row.origin.source, "line": row.origin.line}
-        prompt = (Segment("user", question.strip()),)
-        found.append(Problem(f"maths-{digest}{again}", "maths", prompt, reference, meta))
-    return found
+            raise DataError(f"{row.origin}: the answer {gold!r} is no number.", expected="145.0")
+        begin, question = (str(part).strip() for part in parts)
+        if begin and begin[-1] not in ".!?":
+            begin += "."
+        steps = _worked(str(row.fields.get(equation) or ""), reference)
+        return f"{begin} {question}".strip(), _with_ending(steps, reference), reference
+    return None
+
+
+def _worked(equation: str, reference: str) -> str:
+    """Return ``( 8.0 - 3.0 )`` as the line ``8 - 3 = 5``; empty where it does not give the gold."""
+    plain = re.sub(r"\b(\d+)\.0+(?!\d)", r"\1", equation).strip()
+    try:
+        if evaluate(plain) != Fraction(reference):
+            return ""
+    except ArithmeticRefused:
+        return ""
+    inner = plain[1:-1].strip() if plain.startswith("(") and plain.endswith(")") else plain
+    bare = inner if inner.count("(") == inner.count(")") and "(" not in inner else plain
+    return f"{bare} = {reference}"
 
 
 def _with_ending(solution: str, reference: str) -> str:
-    return solution if MARKER in solution else f"{solution}\n{MARKER} {reference}"
+    return solution if MARKER in solution else f"{solution}\n{MARKER} {reference}".lstrip()

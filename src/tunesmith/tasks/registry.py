@@ -6,11 +6,15 @@ import difflib
 import importlib
 
 from tunesmith.errors import UsageError
-from tunesmith.tasks.base import GradedTask, Task
+from tunesmith.tasks.base import GradedTask, QuestionSettings, Task
 
 _TASKS = {
     "units": ("tunesmith.tasks.units", "UnitsTask"),
     "maths": ("tunesmith.tasks.maths", "MathsTask"),
+    "choice": ("tunesmith.tasks.choice", "ChoiceTask"),
+    "bbh": ("tunesmith.tasks.bbh", "BbhTask"),
+    "countdown": ("tunesmith.tasks.countdown", "CountdownTask"),
+    "qa": ("tunesmith.tasks.qa", "QaTask"),
     "socratic": ("tunesmith.tasks.socratic", "SocraticTask"),
     "chat": ("tunesmith.tasks.plain", "ChatTask"),
     "code": ("tunesmith.tasks.plain", "CodeTask"),
@@ -41,8 +45,11 @@ def get_task(name: str) -> Task:
     return task
 
 
-def get_graded_task(name: str) -> GradedTask:
-    """Return a task whose answers can be graded; ``UsageError`` for one that is only trained."""
+def get_graded_task(name: str, settings: QuestionSettings | None = None) -> GradedTask:
+    """Return a task whose answers can be graded; ``UsageError`` for one that is only trained.
+
+    A setting that the task does not heed is a ``UsageError`` too: none does nothing.
+    """
     task = get_task(name)
     if not isinstance(task, GradedTask):
         graded = [other for other in _TASKS if isinstance(get_task(other), GradedTask)]
@@ -51,4 +58,13 @@ def get_graded_task(name: str) -> GradedTask:
             expected=f"one of {', '.join(graded)}",
             hint=f"--task {graded[0]}, or tunesmith train --task {name} for its held-out loss",
         )
+    if settings is not None:
+        idle = [one for one in settings.given() if one not in task.uses]
+        if idle:
+            raise UsageError(
+                f"--{idle[0].replace('_', '-')} does nothing for the task {name!r}.",
+                expected=", ".join(f"--{one}" for one in task.uses) or "no such setting",
+                hint="leave it out",
+            )
+        task.settings = settings
     return task

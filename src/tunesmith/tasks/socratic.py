@@ -110,7 +110,7 @@ class SocraticTask(GradedTask):
         last = Segment("user", f"{REQUEST}\n\n{problem.prompt[-1].text}")
         return (*(segment for turn in turns for segment in turn), last)
 
-    def grade(self, problem: Problem, text: str) -> Verdict:
+    def judge(self, problem: Problem, text: str) -> Verdict:
         """Return the similarity of the list to the reference one, 0 where no question is in it.
 
         The score is the F1 of ROUGE-L between questions under the best one-to-one assignment: it
@@ -127,7 +127,7 @@ class SocraticTask(GradedTask):
         reason = f"{len(questions)} questions for {len(reference)}, ROUGE-L F1 {score:.2f}"
         return Verdict(score, answer, reason)
 
-    def verify(self, problem: Problem, text: str) -> Verdict:
+    def judge_strictly(self, problem: Problem, text: str) -> Verdict:
         """Grade for training: every item is a question, asked once, that gives nothing away."""
         questions = parse_list(text)
         if not questions:
@@ -143,7 +143,8 @@ class SocraticTask(GradedTask):
         """Return the instruction with the reference list."""
         answer = Segment("assistant", problem.reference, 1.0)
         source, line = problem.meta.get("source"), problem.meta.get("line")
-        origin = Origin(str(source or self.name), line, None if source else problem.id)
+        item = problem.meta.get("item") if source else problem.id
+        origin = Origin(str(source or self.name), line, item)
         return Example((*problem.prompt, answer), origin)
 
 
@@ -164,6 +165,7 @@ def _read(source: str, split: str) -> list[Problem]:
             "answer": made.get("answer") if isinstance(made.get("answer"), str) else None,
             "source": row.origin.source,
             "line": row.origin.line,
+            "item": row.origin.item,
         }
         more = made.get("input")
         if isinstance(more, str) and more.strip():

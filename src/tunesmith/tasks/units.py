@@ -27,6 +27,7 @@ class UnitsTask(GradedTask):
     name = "units"
     summary = "unit conversion with generated questions (imperial, metric, time, speed, data)"
     splits = uq.SPLITS
+    generates = True
     max_new_tokens = 160
 
     def problems(
@@ -61,7 +62,7 @@ class UnitsTask(GradedTask):
             return problem.prompt
         return (*_worked_turns(), *problem.prompt)
 
-    def grade(self, problem: Problem, text: str) -> Verdict:
+    def judge(self, problem: Problem, text: str) -> Verdict:
         """Grade by requirement 001: both rounded to 3 decimals, less than 5% of the gold apart.
 
         A gold that rounds to zero can never pass that rule; then the answer must round to zero.
@@ -75,7 +76,7 @@ class UnitsTask(GradedTask):
         right = near if reference else answer == 0
         return Verdict(float(right), found, "within 5%" if right else "more than 5% off")
 
-    def verify(self, problem: Problem, text: str) -> Verdict:
+    def judge_strictly(self, problem: Problem, text: str) -> Verdict:
         """Grade for training: within 0.1% of the gold, with equations, all of them true."""
         found = extract_tagged(text)
         value = None if found is None else parse_number(found)

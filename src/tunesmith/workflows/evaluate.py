@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
-from tunesmith.config.schema import EvalOptions
-from tunesmith.errors import Interrupted
+from tunesmith.config.schema import EvalOptions, SamplingOptions
+from tunesmith.errors import DataError, Interrupted, UsageError
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.opening import open_model, weights_fingerprint
@@ -53,10 +54,13 @@ def evaluate(options: EvalOptions | None = None, **settings: Any) -> EvalResult:
 def _evaluate(options: EvalOptions) -> EvalResult:
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.generate.requests import Sampling
+    from tunesmith.tasks.base import QuestionSettings
     from tunesmith.tasks.registry import get_graded_task
 
     console.set_level(options.log_level)
-    task = get_graded_task(options.task)
+    task = get_graded_task(
+        options.task, QuestionSettings(options.columns, options.checker, options.examples)
+    )
     style = task.check_style(options.prompt or task.prompts[0])
     problems = task.problems(
         options.split,
@@ -71,15 +75,53 @@ def _evaluate(options: EvalOptions) -> EvalResult:
         options.top_k,
         options.min_p,
     )
+    _check_choice(options)
     loaded, renderer = open_model(options)
-    name = options.name or f"{task.name}-{style}-{Path(options.model).name}"
+    how = "" if options.choice_by == "generate" else f"-{options.choice_by}"
+    name = options.name or f"{task.name}-{style}{how}-{Path(options.model).name}"
     folder = Path(options.output_dir) / name
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-    plan = Plan(task, problems, style, sampling, options.samples, options.seed, options.system)
+    plan = Plan(
+        task,
+        problems,
+        style,
+        sampling,
+        options.samples,
+        options.seed,
+        options.system,
+        choice_by=options.choice_by,
+        variant=_content_hash(options.examples),
+    )
     return collect(
         loaded, renderer, plan, task.grade, folder, name, options.split, options.batch_size
     )
+
+
+def _check_choice(options: EvalOptions) -> None:
+    """Refuse what does nothing where options are scored and nothing is generated."""
+    if options.choice_by == "generate":
+        return
+    known = type(options).model_fields
+    for name in (*SamplingOptions.model_fields, "samples"):
+        if name != "seed" and getattr(options, name) != known[name].default:
+            raise UsageError(
+                f"--{name.replace('_', '-')} does nothing with --choice-by {options.choice_by}: "
+                "nothing is generated.",
+                hint="leave it out",
+            )
+
+
+def _content_hash(file: str | None) -> str:
+    if not file:
+        return ""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as failure:
+        raise DataError(
+            f"The worked examples {file!r} cannot be read: {failure}.",
+            expected="a text file of blocks «Q: …», «A: …»",
+        ) from None
 
 
 def collect(
@@ -93,9 +135,11 @@ def collect(
     max_slots: int | None = None,
 ) -> EvalResult:
     """Make the attempts of a plan that are not stored yet, then summarise all of them."""
-    from tunesmith.evaluate.attempts import stream_attempts
+    from tunesmith.evaluate.attempts import GENERATE, stream_attempts
+    from tunesmith.evaluate.choices import stream_choices
     from tunesmith.evaluate.metrics import summarise
     from tunesmith.evaluate.records import ATTEMPTS, SCORES, AttemptLog, load
+    from tunesmith.evaluate.thinking import measure_thinking
 
     by_id = {problem.id: problem for problem in plan.problems}
     header = header_of(loaded, renderer, plan, name, split)
@@ -104,14 +148,19 @@ def collect(
         tell_stored(log, plan)
         with console.bar(name, len(plan), len(log.done)) as bar:
             right = 0.0
-            stream = stream_attempts(
-                loaded,
-                renderer,
-                plan,
-                grader,
-                done=frozenset(log.done),
-                max_slots=max_slots,
-                should_stop=stop,
+            done = frozenset(log.done)
+            stream = (
+                stream_attempts(
+                    loaded,
+                    renderer,
+                    plan,
+                    grader,
+                    done=done,
+                    max_slots=max_slots,
+                    should_stop=stop,
+                )
+                if plan.choice_by == GENERATE
+                else stream_choices(loaded, renderer, plan, grader, done=done, should_stop=stop)
             )
             for made, attempt in enumerate(stream, 1):
                 log.append(by_id[attempt.problem_id], attempt)
@@ -123,7 +172,13 @@ def collect(
                 hint="the same command goes on from there",
             )
     results = load(folder)
-    summary = summarise(results.attempts)
+    tokens, unclosed = measure_thinking(results.attempts, renderer.decode)
+    summary = replace(
+        summarise(results.attempts),
+        chance=_chance(plan),
+        thinking_tokens=tokens,
+        unclosed=unclosed,
+    )
     write_json(folder / SCORES, summary.to_json())
     console.say(f"{name}: {score_line(summary)}")
     return EvalResult(folder, results, summary)
@@ -131,6 +186,7 @@ def collect(
 
 def header_of(loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, split: str) -> Any:
     """Return the header that says what decides these attempts."""
+    from tunesmith.evaluate.attempts import GENERATE
     from tunesmith.evaluate.records import ROUNDS, Header, versions
     from tunesmith.storage import hash_json
 
@@ -151,6 +207,7 @@ def header_of(loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, sp
             "temperature": plan.sampling.temperature,
             **({"system": plan.system} if plan.system else {}),
             **({ROUNDS: asdict(plan.rounds)} if plan.rounds.count > 1 else {}),
+            **({"choice by": plan.choice_by} if plan.choice_by != GENERATE else {}),
             "max_new_tokens": plan.sampling.max_new_tokens,
             "versions": versions(),
         },
@@ -176,7 +233,18 @@ def score_line(summary: Summary) -> str:
         f"{100 * summary.accuracy:.1f}% right (95% interval {100 * ends.low:.1f} to "
         f"{100 * ends.high:.1f}), {100 * summary.answer_rate:.1f}% answered, {summary.n} attempts"
     )
+    if summary.thinking_tokens is not None and summary.unclosed is not None:
+        text += f", {summary.thinking_tokens:.0f} tokens of thinking on average"
+        text += f" ({100 * summary.unclosed:.1f}% never closed)"
+    text += f", chance {100 * summary.chance:.1f}%" if summary.chance is not None else ""
     return text + (f", {summary.ungraded} ungraded" if summary.ungraded else "")
+
+
+def _chance(plan: Plan) -> float | None:
+    """Return the mean score of guessing, None where it is not known of every problem."""
+    found = [plan.task.chance(problem) for problem in plan.problems]
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(found) else None
 
 
 def greedy_plan(task: GradedTask, problems: list[Problem], style: str, seed: int) -> Plan:

@@ -129,7 +129,7 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
             "template": done.renderer.fingerprint,
         },
         "counts": {
-            "training": done.rows.counts(),
+            "training": {**done.rows.counts(), **done.data.thinking},
             "held out": {**done.held.counts(), "also in training, left out": done.data.repeated},
         },
         "losses": losses,

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import FineTuningConfig
+from tunesmith.data.columns import renamed
 from tunesmith.data.mixture import Ask, plan, rank
 from tunesmith.data.prepare import prompt_key, split_document, split_holdout
 from tunesmith.data.spool import Spool, joined, pick
+from tunesmith.data.thinking import ThinkingMode
 from tunesmith.errors import DataError, UsageError
-from tunesmith.tasks.base import GradedTask, Task
+from tunesmith.tasks.base import GradedTask, QuestionSettings, Task
 from tunesmith.workflows import console
 from tunesmith.workflows.idle import has_splits, refuse_idle_split
 
 if TYPE_CHECKING:
+    from tunesmith.data.readers import Row
     from tunesmith.types import Example, Problem
 
 
@@ -33,22 +37,26 @@ class Data:
     questions: list[Problem] = field(default_factory=list)
     repeated: int = 0
     """Held-out examples whose prompt, or whole text, is also in training; left out of the set."""
+    thinking: Mapping[str, int] = field(default_factory=dict)
+    """Answers with thinking, by what was done with it."""
 
 
 def gather(config: FineTuningConfig, task: Task) -> Data:
     """Return a run's data, announcing what was found and what is held out."""
     if not config.dataset:
         return _generated(config, task)
+    thinking = ThinkingMode(config.thinking)
     names, shares = split_shares(config.dataset)
     _check_splits(config, names)
     by_example: dict[str, Problem] = {}
-    parts = [_read(config, task, name, config.dataset_train_split, by_example) for name in names]
+    read = partial(_read, config, task, by_example=by_example, thinking=thinking)
+    parts = [read(name, config.dataset_train_split) for name in names]
     examples = joined(_shared(parts, names, shares, config.seed))
     repeated = 0
     if config.eval_dataset or config.dataset_test_split:
         sources = _held_sources(config, names)
         split = config.dataset_test_split or "train"
-        held_out = joined([_read(config, task, name, split, by_example) for name in sources])
+        held_out = joined([read(name, split) for name in sources])
         known = {_sameness(example) for example in examples}
         fresh = pick(held_out, [at for at, e in enumerate(held_out) if _sameness(e) not in known])
         repeated, held_out = len(held_out) - len(fresh), fresh
@@ -60,9 +68,17 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     else:
         examples, held_out = _hold_out(examples, config)
     questions = [by_example[str(e.origin)] for e in held_out if str(e.origin) in by_example]
-    if isinstance(task, GradedTask) and task.name == "units":
+    if isinstance(task, GradedTask) and task.generates:
         questions = task.problems("test", limit=config.eval_questions or 1)
-    return Data(examples, held_out, questions[: config.eval_questions], repeated)
+    _tell_thinking(thinking)
+    return Data(examples, held_out, questions[: config.eval_questions], repeated, thinking.counts())
+
+
+def _tell_thinking(thinking: ThinkingMode) -> None:
+    if told := thinking.told():
+        console.say(told)
+    elif thinking.mode != "keep":
+        console.warn(f"no answer has a <think> block, so --thinking {thinking.mode} does nothing")
 
 
 def _sameness(example: Example) -> int:
@@ -164,11 +180,12 @@ def _hold_out(
 
 
 def _generated(config: FineTuningConfig, task: Task) -> Data:
-    if not isinstance(task, GradedTask) or task.name != "units":
+    if not isinstance(task, GradedTask) or not task.generates:
         raise UsageError(
             f"--dataset is missing; the task {task.name!r} has no rows of its own.",
             hint="--dataset rows.jsonl",
         )
+    _tell_thinking(ThinkingMode(config.thinking))
     problems = task.problems("train", seed=config.seed, limit=config.max_rows or 1500)
     held_out = task.problems("dev", seed=config.seed, limit=200)
     console.say(f"Rows: {len(problems)} generated answers, {len(held_out)} held out.")
@@ -185,15 +202,16 @@ def _read(
     source: str,
     split: str,
     by_example: dict[str, Problem],
+    thinking: ThinkingMode,
 ) -> Sequence[Example]:
     from tunesmith.data.formats import Examples
     from tunesmith.data.readers import Fault, read_rows
 
     rows = read_rows(source, split=split, max_rows=config.max_rows, encoding=config.encoding)
     first = next(rows)
-    if isinstance(task, GradedTask) and task.reads(first.fields) and not config.columns:
+    if isinstance(task, GradedTask) and _asks(task, first, config.columns):
         problems = task.problems(split, limit=config.max_rows, source=source)
-        examples = [task.answer_example(problem) for problem in problems]
+        examples = [thinking(task.answer_example(problem)) for problem in problems]
         by_example.update(
             {str(e.origin): problem for e, problem in zip(examples, problems, strict=True)}
         )
@@ -204,8 +222,16 @@ def _read(
     for item in found:
         if isinstance(item, Fault):
             raise item.error()
-        held.append(item)
+        held.append(thinking(item))
     assert found.layout is not None
     note = f" Fields that are not used: {', '.join(found.unused)}." if found.unused else ""
     console.say(f"{source}: {len(held):,} rows, read as {found.layout.name}.{note}")
     return held
+
+
+def _asks(task: GradedTask, first: Row, columns: dict[str, str]) -> bool:
+    """Say whether a task makes problems of a source's rows, and have it read those columns."""
+    if columns and "columns" not in task.uses:
+        return False
+    task.settings = QuestionSettings(columns)
+    return task.reads(renamed(first, columns).fields)
