@@ -222,7 +222,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="of an epoch; the first is not timed")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sweep", nargs="*", default=list(PEERS), help="TRL's arms")
+    arms = [*PEERS, *LITGPT]
+    parser.add_argument("--sweep", nargs="*", default=arms, choices=arms, help="the peers' arms")
     parser.add_argument("--litgpt", help="Python of an environment that has LitGPT")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
@@ -254,10 +255,12 @@ def main() -> None:
         return statistics.median(r["gigabytes"] for r in runs[name])
 
     # LitGPT has no learned positions, so it cannot train GPT-2's shape.
-    others = list(LITGPT) if job.litgpt and job.shape != "gpt2" else []
-    for name in [OURS, *job.sweep, *others]:
+    runs_litgpt = job.litgpt and job.shape != "gpt2"
+    others = [name for name in job.sweep if name in LITGPT and runs_litgpt]
+    of_trl = [name for name in job.sweep if name in PEERS]
+    for name in [OURS, *of_trl, *others]:
         measure(name)
-    peers = [max(group, key=rate) for group in (job.sweep, others) if group]
+    peers = [max(group, key=rate) for group in (of_trl, others) if group]
     again = dict.fromkeys([*peers, *([PADDED] if PADDED in job.sweep else [])])
     for _ in range(job.repeats - 1):
         for name in [OURS, *again]:
