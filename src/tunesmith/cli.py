@@ -59,7 +59,7 @@ VERBS = {
     "eval": Verb("ask a model a task's questions and grade it", "schema.EvalOptions", "evaluate"),
     "sample": Verb("sample, verify and select reasoning paths", "schema.SampleOptions", "sample"),
     "grpo": Verb(
-        "learn from the model's own answers, rewarded by the task's verifier",
+        "reinforcement learning (GRPO) from verified answers",
         "schema_grpo.GrpoOptions",
         "grpo",
     ),

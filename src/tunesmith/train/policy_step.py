@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -26,6 +26,7 @@ from tunesmith.train.shrink import within_memory
 from tunesmith.train.update import update
 from tunesmith.types import Encoded
 
+T = TypeVar("T")
 Reference = Callable[[], AbstractContextManager[Any]]
 """Opens the model that the policy is held close to."""
 LogProbs = Mapping[int, torch.Tensor]
@@ -291,13 +292,13 @@ class _Work:
         def compute(settings: Settings) -> dict[int, torch.Tensor]:
             batches, device = self._batches(settings), self.accelerator.device
             with opened() as model:
-                return known_log_probs(
-                    model, self.rollout.rows, batches, device, self.policy, settings.attention
-                )
+                parts = (model, self.rollout.rows, batches, device, self.policy)
+                found: dict[int, torch.Tensor] = known_log_probs(*parts, settings.attention)
+            return found
 
         return self._within_memory(compute)
 
-    def _within_memory(self, compute: Callable[[Settings], Any]) -> Any:
+    def _within_memory(self, compute: Callable[[Settings], T]) -> T:
         width = self.state.model.get_input_embeddings().weight.shape[1]
         sizes = self._sizes()
         longest = max(sizes[at] for at in self.picked)
