@@ -88,6 +88,9 @@ def test_a_run_leaves_everything_it_promises(capsys: pytest.CaptureFixture[str])
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["finished"]
     assert manifest["steps"] == 3
+    page = (run / "report.html").read_text()
+    assert "mean of a step's answers" in page.replace("&#x27;", "'")
+    assert "nats per token" not in page
     card = (run / "final_model" / "README.md").read_text()
     assert "base and tuned" in card
     assert "The mean reward was" in card
