@@ -17,7 +17,7 @@ import tunesmith
 from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.cli import main
 from tunesmith.config.schema_grpo import GrpoOptions
-from tunesmith.errors import DivergedError, UsageError
+from tunesmith.errors import DivergedError, Interrupted, OutOfMemoryError, UsageError
 from tunesmith.tasks.units import UnitsTask
 from tunesmith.train import policy_step
 from tunesmith.types import Attempt, Problem, StopReason, Verdict
@@ -89,7 +89,7 @@ def test_a_run_leaves_everything_it_promises(capsys: pytest.CaptureFixture[str])
     assert manifest["finished"]
     assert manifest["steps"] == 3
     page = (run / "report.html").read_text()
-    assert "mean of a step's answers" in page.replace("&#x27;", "'")
+    assert "loss of the policy" in page
     assert "nats per token" not in page
     card = (run / "final_model" / "README.md").read_text()
     assert "base and tuned" in card
@@ -165,6 +165,77 @@ def test_a_signal_leaves_the_last_whole_step(
     assert (Path("runs/asked/checkpoints/checkpoint-step-3")).is_dir()
     assert main([*command, "--resume"]) == 0
     assert same(straight, Path("runs/asked"))
+
+
+def backward_with(
+    monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]
+) -> list[int]:
+    """Act before the n-th pass over the answers of a step; return the count of passes."""
+    backward, calls = policy_step.backward, [0]
+
+    def watched(*given: Any, **more: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == number:
+            act()
+        return backward(*given, **more)
+
+    monkeypatch.setattr(policy_step, "backward", watched)
+    return calls
+
+
+def test_a_signal_between_inner_steps_waits_for_the_last_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"max_steps": 4, "inner_steps": 3}
+    straight = learn("straight", **settings)
+    assert [line["updates"] for line in records(straight)] == [3] * 4
+    with monkeypatch.context() as patch:
+        backward_with(patch, 3 + 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="after step 2"):
+            learn("asked", **settings)
+    assert same(straight, learn("asked", **settings, resume="auto"))
+
+
+def test_memory_that_runs_out_between_inner_steps_leaves_the_checkpoint_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = {"max_steps": 3, "inner_steps": 2, "save_steps": 1}
+    straight = learn("straight", **settings)
+    update, calls = policy_step.update, [0]
+
+    def fails(*given: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 2 * 1 + 2:
+            raise OutOfMemoryError("Memory ran out in an update.")
+        update(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policy_step, "update", fails)
+        with pytest.raises(OutOfMemoryError, match="checkpoint-step-1 is left"):
+            learn("full", **settings)
+    assert same(straight, learn("full", **settings, resume="auto"))
+
+
+def test_answers_that_do_not_fit_are_computed_in_smaller_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    straight = learn("straight")
+
+    def no_memory() -> None:
+        raise MemoryError
+
+    calls = backward_with(monkeypatch, 2, no_memory)
+    smaller = learn("smaller")
+    assert calls == [4]
+    assert json.loads((smaller / "decisions.json").read_text())["sizes"]
+    assert "memory did not suffice" in (smaller / "final_model" / "README.md").read_text()
+    for one, other in zip(records(straight), records(smaller), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4, abs=1e-6)
+
+
+def test_a_question_that_comes_again_is_answered_anew() -> None:
+    lines = records(learn(max_steps=4, limit=2, learning_rate=1e-12))
+    assert len({(line["reward"], line["answer_tokens"], line["entropy"]) for line in lines}) == 4
 
 
 def test_a_resume_with_other_questions_or_another_method_is_refused() -> None:
