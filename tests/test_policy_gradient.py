@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from tiny_models import tiny_model, tiny_tokenizer
-from tunesmith.train.loop import Settings, micro_batches
+from tunesmith.train import policy_step
+from tunesmith.train.loop import Settings, State, make_optimizer, micro_batches
 from tunesmith.train.losses import lay_out, packed_rows
 from tunesmith.train.policy_gradient import Objective, advantages, has_signal, token_terms
 from tunesmith.train.policy_step import (
@@ -221,11 +223,11 @@ def test_loss_and_gradients_are_those_of_trl(case: str, kind: str, tmp_path: Pat
 
 
 def test_advantages_are_deviations_in_units_of_the_groups_spread() -> None:
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.5], [1.0, 1.0, 1.0, 1.0], [0.1, 0.1, 0.1, 0.1]])
+    rewards = torch.tensor([[1.0, 0.0, 0.5], [1.0, 1.0, 1.0], [0.1, 0.1, 0.1]]).double()
     wanted = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
     found = advantages(rewards)
     assert torch.allclose(found[0], wanted[0])
-    assert not found[1:].any()  # 0.1 is no number of this base: its mean is not exactly it
+    assert not found[1:].any()  # the mean of three times 0.1 is not exactly 0.1
     assert has_signal(rewards).tolist() == [True, False, False]
     assert torch.allclose(advantages(rewards, scale=False)[0], rewards[0] - rewards[0].mean())
 
@@ -266,6 +268,28 @@ def test_what_an_answer_is_computed_beside_changes_nothing() -> None:
     for loss, kept in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-5)
         assert far(kept, found[0][1]) < 1e-5
+
+
+def test_every_inner_step_is_measured_against_the_policy_that_wrote_the_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, made = tiny_model(), rollout()
+    policy = Policy(Objective(), (STOP,), inner_steps=3)
+    known = known_log_probs(model, made.rows, batches(made), CPU, policy)
+    settings, seen = Settings(1e-2), []
+
+    def watched(*given: Any, **more: Any) -> Any:
+        seen.append(more["old"])
+        return backward(*given, **more)
+
+    monkeypatch.setattr(policy_step, "backward", watched)
+    state = State(model, make_optimizer(model, settings))
+    accelerator = SimpleNamespace(device=CPU, num_processes=1)
+    done = policy_step.policy_step(state, made, policy, settings, accelerator, rate=1e-2)
+    assert (done.updates, state.step, seen[0]) == (3, 1, None)
+    assert done.clipped > 0
+    for old in seen[1:]:
+        assert all(torch.allclose(one, known[at], atol=1e-5) for at, one in old.items())
 
 
 def test_the_end_of_an_answer_is_any_of_the_stop_tokens() -> None:
