@@ -223,7 +223,8 @@ def test_loss_and_gradients_are_those_of_trl(case: str, kind: str, tmp_path: Pat
 
 
 def test_advantages_are_deviations_in_units_of_the_groups_spread() -> None:
-    rewards = torch.tensor([[1.0, 0.0, 0.5], [1.0, 1.0, 1.0], [0.1, 0.1, 0.1]]).double()
+    scores = [[1.0, 0.0, 0.5], [1.0, 1.0, 1.0], [0.1, 0.1, 0.1]]
+    rewards = torch.tensor(scores, dtype=torch.float64)
     wanted = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
     found = advantages(rewards)
     assert torch.allclose(found[0], wanted[0])
