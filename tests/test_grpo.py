@@ -233,6 +233,13 @@ def test_answers_that_do_not_fit_are_computed_in_smaller_parts(
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4, abs=1e-6)
 
 
+def test_a_finished_run_can_learn_more() -> None:
+    settings = {"eval_questions": 2}
+    straight = learn("straight", max_steps=3, **settings)
+    learn("more", max_steps=2, **settings)
+    assert same(straight, learn("more", max_steps=3, resume="auto", **settings))
+
+
 def test_a_question_that_comes_again_is_answered_anew() -> None:
     lines = records(learn(max_steps=4, limit=2, learning_rate=1e-12))
     assert len({(line["reward"], line["answer_tokens"], line["entropy"]) for line in lines}) == 4

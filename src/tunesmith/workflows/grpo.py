@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -156,6 +157,9 @@ class _Run:
             f"{total} steps of {options.questions_per_step} questions, {options.samples} answers "
             f"each, from {len(self.problems)} questions in the {self.style} style."
         )
+        if state.step < total:
+            # Answers of a model that now learns more would be refused as another one's.
+            shutil.rmtree(run.eval / "tuned", ignore_errors=True)
         first, began = state.step, time.monotonic()
         with (
             safety.last_step_kept(lambda: self._checkpoint(state), state, run, Team()),
