@@ -13,7 +13,7 @@ class GrpoOptions(OutputOptions, ModelOptions):
     """Everything that ``tunesmith grpo`` knows."""
 
     task: TaskName = "units"
-    """A graded task: units, maths or socratic."""
+    """A graded task, such as units or maths."""
     dataset: str | None = None
     """Questions to learn from: a folder with a train and a dev split; units makes its own."""
     limit: int | None = Field(default=None, ge=1)
