@@ -18,6 +18,7 @@ _LAZY = {
     "compare": "tunesmith.workflows.compare",
     "generate": "tunesmith.workflows.generate",
     "sample": "tunesmith.workflows.sample",
+    "grpo": "tunesmith.workflows.grpo",
     "find_rate": "tunesmith.workflows.find_rate",
     "estimate": "tunesmith.workflows.estimate",
     "selftest": "tunesmith.workflows.selftest",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tunesmith.workflows.filter import filter_rows
     from tunesmith.workflows.find_rate import find_rate
     from tunesmith.workflows.generate import generate
+    from tunesmith.workflows.grpo import grpo
     from tunesmith.workflows.raft import RAFTDataGenerator
     from tunesmith.workflows.sample import sample
     from tunesmith.workflows.selftest import selftest

@@ -58,6 +58,11 @@ VERBS = {
     ),
     "eval": Verb("ask a model a task's questions and grade it", "schema.EvalOptions", "evaluate"),
     "sample": Verb("sample, verify and select reasoning paths", "schema.SampleOptions", "sample"),
+    "grpo": Verb(
+        "reinforcement learning (GRPO) from verified answers",
+        "schema_grpo.GrpoOptions",
+        "grpo",
+    ),
     "generate": Verb("answer one prompt", "schema.GenerateOptions", "generate", ("prompt",)),
     "compare": Verb(
         "compare stored results on the same questions",

@@ -127,7 +127,10 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
 
 def training_charts(label: str, records: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Return the charts of one run: loss and accuracy (training and held-out), learning rate."""
+    """Return the charts of one run: loss and accuracy (training and held-out), learning rate.
+
+    A run that was rewarded has its reward first; its loss is no measure of what it can do.
+    """
 
     def points(kind: str, key: str) -> list[tuple[float, float]]:
         return [
@@ -143,7 +146,10 @@ def training_charts(label: str, records: Sequence[Mapping[str, Any]]) -> list[Ch
         for name, kind in (("training", "train"), ("held-out", "eval"))
     ]
     rate = [Series("learning rate", points("train", "lr"))]
-    charts = [Chart(f"{head}loss (nats per token)", [s for s in loss if s.points])]
+    reward = [Series("mean of a step's answers", points("train", "reward"))]
+    charts = [Chart(f"{head}reward", [s for s in reward if s.points])]
+    what = "loss of the policy" if charts[0].series else "loss (nats per token)"
+    charts.append(Chart(f"{head}{what}", [s for s in loss if s.points]))
     charts.append(Chart(f"{head}tokens right (%)", [s for s in right if s.points]))
     charts.append(Chart(f"{head}learning rate", [s for s in rate if s.points]))
     return [chart for chart in charts if chart.series]

@@ -113,7 +113,13 @@ def head_places(pack: Pack) -> dict[tuple[int, int], int]:
     return {pair: number for number, pair in enumerate(pairs)}
 
 
-def _packed(model: Any, pack: Pack, device: torch.device) -> TokenLosses:
+def head_logits(
+    model: Any, pack: Pack, device: torch.device
+) -> tuple[torch.Tensor, list[int], list[int] | None]:
+    """Run a pack forward inside ``packed_rows``; return logits [pairs, V] and their targets.
+
+    Last comes the pair of each label, or None where every label is a pair of its own.
+    """
     pairs = head_places(pack)
     logits = model(
         input_ids=torch.tensor([pack.ids], device=device),
@@ -121,9 +127,16 @@ def _packed(model: Any, pack: Pack, device: torch.device) -> TokenLosses:
         use_cache=False,
         logits_to_keep=torch.tensor([place for place, _ in pairs], device=device),
     ).logits[0]
-    losses, hits = _compared(logits, [target for _, target in pairs], device)
+    which = None
     if len(pairs) < len(pack.places):
         which = [pairs[pair] for pair in zip(pack.places, pack.targets, strict=True)]
+    return logits, [target for _, target in pairs], which
+
+
+def _packed(model: Any, pack: Pack, device: torch.device) -> TokenLosses:
+    logits, targets, which = head_logits(model, pack, device)
+    losses, hits = _compared(logits, targets, device)
+    if which is not None:
         chosen = torch.tensor(which, device=device)
         losses, hits = losses[chosen], hits[chosen]
     return TokenLosses(losses, torch.tensor(pack.weights, device=device), list(pack.counts), hits)

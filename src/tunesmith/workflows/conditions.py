@@ -53,7 +53,7 @@ def conditions(config: FineTuningConfig, rows: Iterable[Encoded], model: Any) ->
     return {
         "settings": {name: value for name, value in whole.items() if name not in FREE},
         "rows": _rows_hash(rows),
-        "base": _base_hash(model),
+        "base": base_hash(model),
     }
 
 
@@ -96,7 +96,8 @@ def _rows_hash(rows: Iterable[Encoded]) -> str:
     return digest.hexdigest()
 
 
-def _base_hash(model: Any) -> str:
+def base_hash(model: Any) -> str:
+    """Return a hash of some values of each weight, enough to tell one model from another."""
     digest = hashlib.blake2b(digest_size=16)
     for key, weight in model.named_parameters():
         values = weight.detach().flatten()

@@ -109,7 +109,7 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
                 f"last one {done.held_loss:.4f} (final_model)."
             )
     _ask(done.loaded, done.renderer, done.data, done.run, done.config, "tuned")
-    sentences += _compare(done.run)
+    sentences += compare_stored(done.run)
     contamination = _contamination(done.data)
     manifest: dict[str, Any] = {
         "task": done.config.task,
@@ -184,7 +184,8 @@ def _ask(
     collect(loaded, renderer, plan, task.grade, run.eval / name, name, "held out")
 
 
-def _compare(run: RunDir) -> list[str]:
+def compare_stored(run: RunDir) -> list[str]:
+    """Compare the stored answers of base and tuned model, if there are both; say what is found."""
     from tunesmith.evaluate.compare import compare
     from tunesmith.evaluate.records import load
 
@@ -228,18 +229,28 @@ def _on_quantised(loaded: LoadedModel) -> list[str]:
 
 def _card(done: Finished, sentences: Sequence[str], contamination: Sequence[str]) -> str:
     data = ", ".join(done.config.dataset) or "rows that the task generates"
+    return card(
+        done.run,
+        f"Fine-tuned with tunesmith from {done.loaded.ref.described} on {data} "
+        f"(task {done.config.task}, {done.steps} steps).",
+        (*sentences, *contamination),
+        _on_quantised(done.loaded),
+    )
+
+
+def card(run: RunDir, made: str, sentences: Sequence[str], besides: Sequence[str] = ()) -> str:
+    """Return the README of a final model: how it was made, then what there is to say of it."""
     lines = [
         "---",
         "library_name: transformers",
         "---",
         "",
-        f"# {done.run.path.name}",
+        f"# {run.path.name}",
         "",
-        f"Fine-tuned with tunesmith from {done.loaded.ref.described} on {data} "
-        f"(task {done.config.task}, {done.steps} steps).",
+        made,
         "",
-        *_on_quantised(done.loaded),
-        *(f"- {sentence}" for sentence in (*sentences, *contamination)),
+        *besides,
+        *(f"- {sentence}" for sentence in sentences),
         "",
         "The settings lie in `config.yaml` of the run, the evidence in its `report.html`.",
         "",

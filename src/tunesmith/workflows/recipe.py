@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BEGUN = ".{}.begun.json"
 """The key that a stage was started under: a stopped one goes on only under the same."""
+STARTS_FROM = ("train", "grpo")
+"""Verbs that make another model of the one named ``from``."""
 RECORD = "stage.json"
 """In each stage's folder: the key it was run under, what that key was made of, its output."""
 
@@ -85,6 +87,7 @@ def _references(recipe: Recipe, stage: Stage) -> list[str]:
         wanted += stage.settings.get("of", [])
     if stage.verb == "train":
         wanted += [_head(recipe, name) for name in stage.settings.get("data", [])]
+    if stage.verb in STARTS_FROM:
         wanted.append(stage.settings.get("from", "model"))
     if stage.verb in ("eval", "sample"):
         wanted.append(stage.settings.get("model", "model"))
@@ -163,8 +166,8 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
                 reads[f"{name} (held out)"] = hash_file(Path(held_out))
     if stage.verb == "data":
         reads |= recipe_data.contents(recipe, stage)
-    if stage.verb in ("eval", "sample", "train"):
-        own = stage.settings.get("from" if stage.verb == "train" else "model", "model")
+    if stage.verb in ("eval", "sample", *STARTS_FROM):
+        own = stage.settings.get("from" if stage.verb in STARTS_FROM else "model", "model")
         if own not in records:
             path = resolve_model(recipe.model if own == "model" else str(own)).path
             local = Path(path)

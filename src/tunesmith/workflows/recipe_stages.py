@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import resolve
 from tunesmith.config.schema import EvalOptions, FineTuningConfig, SampleOptions
+from tunesmith.config.schema_grpo import GrpoOptions
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.recipe_data import dataset_of, held_out_of, make_data
@@ -54,7 +55,6 @@ def _sample(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Pat
 
 
 def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
-    from tunesmith.train import checkpoint
     from tunesmith.workflows.train import run_training
 
     settings = dict(stage.settings)
@@ -72,14 +72,36 @@ def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path
     made = len(data) == 1 and data[0].partition("/")[0] in records
     if made and not {"eval_dataset", "dataset_test_split", "validation_split"} & settings.keys():
         given |= held_out_of(paths[0])
-    # A folder that is there already holds this very run, stopped before its end.
-    if checkpoint.latest(folder / "checkpoints")[0] is not None:
-        given["resume"] = "auto"
-    elif folder.exists():
-        given["overwrite"] = True
+    given |= _going_on(folder)
     origin = f"{recipe.path} stage {stage.name}"
     # With their sources: a task's default must not pass for something that was asked for.
     return run_training(resolve(FineTuningConfig, given, origin=origin)).final_model
+
+
+def _grpo(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
+    from tunesmith.workflows.grpo import run_grpo
+
+    settings = dict(stage.settings)
+    model = _model(recipe, str(settings.pop("from", "model")), records)
+    given = {
+        **settings,
+        "model": model,
+        "output_dir": str(folder.parent),
+        "run_name": stage.name,
+        **_going_on(folder),
+    }
+    origin = f"{recipe.path} stage {stage.name}"
+    return run_grpo(resolve(GrpoOptions, given, origin=origin)).final_model
+
+
+def _going_on(folder: Path) -> dict[str, Any]:
+    """Return what begins a run, or goes on with the one that was stopped in this folder."""
+    from tunesmith.train import checkpoint
+
+    # A folder that is there already holds this very run, stopped before its end.
+    if checkpoint.latest(folder / "checkpoints")[0] is not None:
+        return {"resume": "auto"}
+    return {"overwrite": True} if folder.exists() else {}
 
 
 def _compare(_: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
@@ -112,6 +134,7 @@ STAGES: dict[str, Callable[[Recipe, Stage, Path, Records], Path]] = {
     "eval": _eval,
     "sample": _sample,
     "train": _train,
+    "grpo": _grpo,
     "compare": _compare,
     "report": _report,
 }
