@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -189,3 +191,18 @@ def test_colour_only_for_people(capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     cli.main(["nonsense"])
     assert capsys.readouterr().err.startswith("error:")
+
+
+def test_a_request_to_end_is_a_sentence_wherever_it_comes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked_to_end(_: list[str]) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0
+
+    monkeypatch.setattr(cli, "_dispatch", asked_to_end)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert cli.main(["train"]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

@@ -153,3 +153,17 @@ def test_later_checkpoints_than_a_named_one_are_set_aside(
     assert [step for step, _ in checkpoint.steps(CHECKPOINTS)] == [3, 2]
     assert (CHECKPOINTS / "superseded-checkpoint-step-4").is_dir()
     assert "set aside as superseded-checkpoint-step-4" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_copied")
+def test_a_finished_run_that_learns_on_is_measured_again() -> None:
+    rows = ({"question": f"What is {n} + 1?", "answer": f"#### {n + 1}"} for n in range(24))
+    Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {**SETTINGS, "task": "maths", "dataset": "sums.jsonl", "run_name": "learns"}
+    asked |= {"eval_questions": 2, "learning_rate": 0.1, "max_length": 128}
+    tunesmith.train(**asked)
+    answers = Path("runs/learns/eval/tuned/attempts.jsonl")
+    first = answers.read_text()
+    tunesmith.train(**{**asked, "max_steps": 6, "resume": "auto"})
+    assert answers.read_text() != first
+    assert json.loads(Path("runs/learns/manifest.json").read_text())["steps"] == 6

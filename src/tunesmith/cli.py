@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from tunesmith import __version__
@@ -117,7 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a user's mistake prints a sentence."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _dispatch(arguments)
+        with _ended_like_ctrl_c():
+            code = _dispatch(arguments)
         sys.stdout.flush()
         return code
     except TunesmithError as mistake:
@@ -136,6 +141,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{_keep_traceback()}"
         )
         return UNEXPECTED
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end what takes no notice of it with a sentence, as SIGINT does.
+
+    Stages that stop at a safe point have handlers of their own (``workflows/signals.py``).
+    """
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _dispatch(arguments: list[str]) -> int:

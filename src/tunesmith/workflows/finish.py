@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,9 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
                 f"The lowest held-out loss was {done.best:.4f} nats per token (best_model), the "
                 f"last one {done.held_loss:.4f} (final_model)."
             )
+    if done.steps_here:
+        # A finished run that learns on has answers of the model that it was.
+        shutil.rmtree(done.run.eval / "tuned", ignore_errors=True)
     _ask(done.loaded, done.renderer, done.data, done.run, done.config, "tuned")
     sentences += compare_stored(done.run)
     contamination = _contamination(done.data)
