@@ -28,10 +28,10 @@ stages:
   - rft:
       name: rft
       rounds: 2
-      sample: {limit: 10, samples: 3}
+      sample: {limit: 6, samples: 2}
       later: {temperature: 0.9}
       train: {lora: {rank: 4}, max_steps: 1, report_to: none, validation_split: 0}
-      eval: {limit: 3, max_new_tokens: 30, prompt: cot}
+      eval: {limit: 2, max_new_tokens: 4}
 """
 
 

@@ -111,7 +111,7 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     if not options.vote:
         return result
     comparison = vote(options, result.results, folder)
-    votes = {how: comparison.summaries[f"{name}-{how}"] for how in options.vote}
+    votes = {str(how): comparison.summaries[f"{name}-{how}"] for how in options.vote}
     return replace(result, votes=votes)
 
 

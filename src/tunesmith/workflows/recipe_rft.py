@@ -53,11 +53,11 @@ class Settings:
         """Return how round ``number`` (from 1) samples."""
         own = dict(self.options.sample)
         own |= self.options.later if number > 1 else {}
-        # The same seed would draw much the same answers from a model that has changed little.
-        seed = {"seed": int(own.get("seed", 0)) + number - 1}
-        given = {**self._common(), **self.options.select, **own, **seed}
+        given = {**self._common(), **self.options.select, **own}
         given |= {"model": model, "output": str(folder / PATHS)}
-        return self._resolved(SampleOptions, given, "sample").options
+        options = self._resolved(SampleOptions, given, "sample").options
+        # The same seed would draw much the same answers from a model that has changed little.
+        return options.model_copy(update={"seed": options.seed + number - 1})
 
     def train(self, model: str, folder: Path, **more: Any) -> Resolved[FineTuningConfig]:
         """Return how a round trains on its pooled rows."""
