@@ -28,7 +28,7 @@ stages:
   - rft:
       name: rft
       rounds: 2
-      sample: {limit: 6, samples: 2}
+      sample: {limit: 10, samples: 3}
       later: {temperature: 0.9}
       train: {lora: {rank: 4}, max_steps: 1, report_to: none, validation_split: 0}
       eval: {limit: 2, max_new_tokens: 4}
@@ -142,6 +142,7 @@ def test_each_round_samples_with_the_last_model_and_trains_the_base(
     assert len(calls) == 6
 
 
+@pytest.mark.slow
 def test_a_fall_ends_the_rounds_and_the_best_model_is_kept(
     recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_fall_ends_the_rounds_and_the_best_model_is_kept(
     assert "95% interval" in said
 
 
+@pytest.mark.slow
 def test_killed_between_rounds_it_goes_on_to_the_same_model(
     recipe: str, calls: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,7 +173,7 @@ class _Rounds:
             if number > 1 and done["content"] == self.records[-1]["content"]:
                 self._say(
                     f"Round {number} adds no path to those of the rounds before, so it would train "
-                    f"the same model again: {number - 1} rounds are all."
+                    "the same model again: no further round is made."
                 )
                 return False
             write_json(file, done)
