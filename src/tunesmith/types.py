@@ -140,6 +140,8 @@ class Attempt:
     verdict: Verdict | None = None
     hinted: bool = False
     """Made after the gold answer was told; in no score, and never in pass@k."""
+    logprob: float | None = None
+    """Summed over its tokens, in nats, under the model itself; None where nobody asked for it."""
 
     @property
     def verified(self) -> bool:

@@ -35,6 +35,14 @@ What `tunesmith data mix RECIPE.yaml` reads, and what a recipe has under `- data
 `strategies` and `audit` are sections, each of `stages` has the keys of a stage."""
 
 
+RFT = """\
+What a recipe has under `- rft: {name: …, from: model, …}`: several rounds of rejection-sampling
+fine-tuning. Round r samples with the model of round r-1, the first with the model named by `from`;
+the verified paths of all rounds are pooled; that first model is trained on them each time and
+answers held-out questions. The rounds end where that score falls or no new path is found, and later
+stages take the best round's model by the stage's name. A stopped stage goes on where it was."""
+
+
 def reference(commands: Iterable[Command]) -> str:
     """Return the whole page as Markdown."""
     commands = list(commands)
@@ -44,6 +52,7 @@ def reference(commands: Iterable[Command]) -> str:
     parts += ["## Settings that commands share", ""]
     parts += _shared([kind for _, _, kind, _ in commands])
     parts += _mix()
+    parts += _rft()
     parts += ["## Other names", "", *_aliases(), ""]
     parts += ["## Defaults of the tasks", "", *_layers(TASK_DEFAULTS, "task"), ""]
     parts += [
@@ -105,6 +114,14 @@ def _mix() -> list[str]:
         names = [name for name in kind.__annotations__ if name in kind.model_fields]
         lines += [f"### {(kind.__doc__ or '').strip()} keys", "", *_table(kind, names), ""]
     return lines
+
+
+def _rft() -> list[str]:
+    """Return the section of the recipe stage ``rft``."""
+    from tunesmith.config.schema_rft import RftOptions
+
+    lines = ["## The stage rft of a recipe", "", RFT, ""]
+    return [*lines, *_table(RftOptions, list(RftOptions.model_fields)), ""]
 
 
 def _table(kind: type[Options], names: Sequence[str]) -> list[str]:

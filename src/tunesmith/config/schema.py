@@ -303,7 +303,14 @@ class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions)
     split: str = "test"
     """train, dev, test, or the task's further ones (units: ood; countdown: test-3, test-4)."""
     prompt: str | None = None
-    """Prompt style: direct, cot, or the task's own (maths: plan; choice: cloze)."""
+    """Prompt style: direct, cot, or the task's own (maths: plan; choice: cloze; units and maths:
+    socratic, which answers sub-questions that a model writes first)."""
+    decomposer: str | None = None
+    """Model that writes the sub-questions of --prompt socratic; --model itself if unset."""
+    vote: list[Literal["majority", "weighted", "best"]] = Field(default_factory=list)
+    """One answer out of a question's --samples, stored as a set of its own: the most frequent
+    (majority), the same weighted by each text's mean token probability, or that of the likeliest
+    text (best)."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Names of fields of questions: question=Frage,answer=Antwort; also a.b or a template."""
     checker: str | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunesmith.grading.arithmetic import equations
 from tunesmith.grading.paths import Preference, choose_paths, equation_signature
@@ -137,3 +138,34 @@ def _unlike(gold: str, found: list[Attempt], discards: Counter[str]) -> list[Att
     unlike = [attempt for attempt in found if equation_signature(attempt.text) != known]
     discards[SAME_AS_GOLD] += len(found) - len(unlike)
     return unlike
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The attempts of several rounds as one set, each with an index of its own."""
+
+    attempts: tuple[Attempt, ...]
+    starts: tuple[int, ...]
+    """Index that the first attempt of each round got."""
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Return round (from 1) and own index of the attempt that has this index here."""
+        number = bisect_right(self.starts, index)
+        return number, index - self.starts[number - 1]
+
+
+def pool(rounds: Iterable[Iterable[Attempt]]) -> Pool:
+    """Put the attempts of several rounds, by several models, into one set for ``select``.
+
+    Then its rules hold over all rounds: distinct paths, the cap for a problem, and that a hinted
+    path gives way to one that any round has found without.
+    """
+    found: list[Attempt] = []
+    starts: list[int] = []
+    start = 0
+    for attempts in rounds:
+        own = [replace(attempt, index=start + attempt.index) for attempt in attempts]
+        starts.append(start)
+        start = max([start, *(attempt.index + 1 for attempt in own)])
+        found += own
+    return Pool(tuple(found), tuple(starts))

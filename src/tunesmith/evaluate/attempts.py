@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -132,6 +133,7 @@ def stream_attempts(
             completion.stop,
             graded(grader, by_id[problem_id], completion.text),
             hinted,
+            math.fsum(completion.logprobs) if completion.logprobs else None,
         )
 
 

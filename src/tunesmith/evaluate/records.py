@@ -248,6 +248,7 @@ def _record(problem: Problem, attempt: Attempt) -> dict[str, Any]:
     verdict = attempt.verdict
     return {
         **({"hinted": True} if attempt.hinted else {}),
+        **({} if attempt.logprob is None else {"logprob": attempt.logprob}),
         "problem": problem.id,
         "index": attempt.index,
         "seed": attempt.seed,
@@ -291,6 +292,7 @@ def _restored(record: Mapping[str, Any], task: str) -> tuple[Problem, Attempt]:
         StopReason(record["stop"]),
         None if verdict is None else Verdict(**verdict),
         bool(record.get("hinted", False)),
+        record.get("logprob"),
     )
     return problem, attempt
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from tunesmith.data.select import Selection
 from tunesmith.evaluate.metrics import summarise
-from tunesmith.evaluate.statistics import majority, pass_at_k
-from tunesmith.grading.answers import parse_number
+from tunesmith.evaluate.statistics import pass_at_k
+from tunesmith.evaluate.votes import ballot, choose, is_numeric
 from tunesmith.grading.paths import equation_signature
 from tunesmith.tasks.base import GradedTask
 from tunesmith.types import Attempt, Problem
@@ -146,15 +146,9 @@ def sampled(
 def _majority_right(problem: Problem, tries: Iterable[Attempt], task: GradedTask) -> bool:
     """Return whether the most frequent answer is right by the task's own rule."""
     verdicts = [task.grade(problem, attempt.text) for attempt in tries]
-    # 12, 12.0 and 1,2e1 are one answer.
-    answers = [None if v.answer is None else _same(v.answer) for v in verdicts]
-    chosen = majority(answers)
-    return chosen is not None and verdicts[answers.index(chosen)].score == 1.0
-
-
-def _same(answer: str) -> str:
-    value = parse_number(answer)
-    return answer.strip() if value is None else str(value)
+    numeric = is_numeric(problem)
+    at = choose([None if v.answer is None else ballot(v.answer, numeric=numeric) for v in verdicts])
+    return at is not None and verdicts[at].score == 1.0
 
 
 def _by_difficulty(

@@ -27,6 +27,7 @@ from tunesmith.report.watched import (
     sample_courses,
     spike_sentences,
 )
+from tunesmith.tasks.registry import get_task, task_names
 from tunesmith.types import Attempt, Problem
 
 MAX_EXAMPLES = 12
@@ -56,7 +57,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
     )
     runs = sorted(
         ((_label(root, file), read_metrics(file)) for file in root.rglob("metrics.jsonl")),
-        key=lambda run: order.get(run[0], len(order)),
+        key=lambda run: (order.get(run[0].partition("/")[0], len(order)), run[0]),
     )
     if not (sets or runs or manifests or stages):
         raise UsageError(
@@ -294,6 +295,10 @@ def _facts(
         for name, value in _mapping(result.header.details, "hashes").items():
             facts[f"{result.name} {name}", str(value)] = None
         facts[f"{result.name} seed", str(result.header.seed)] = None
+    for name in dict.fromkeys(result.header.task for result in sets):
+        context = get_task(name).context if name in task_names() else ""
+        if context:
+            facts[f"{name}, for context", context] = None
     return list(facts)
 
 
@@ -358,9 +363,9 @@ def _named(root: Path, name: str, notes: list[str]) -> dict[str, dict[str, Any]]
 
 
 def _label(root: Path, file: Path) -> str:
-    """Return the stage that a file belongs to, or nothing for the folder itself."""
+    """Return the stage, and its round, that a file belongs to, or nothing for the folder itself."""
     parts = file.parent.relative_to(root).parts
-    return parts[0] if parts else ""
+    return "/".join([*parts[:1], *(part for part in parts[1:2] if part.startswith("round-"))])
 
 
 def _json(file: Path, notes: list[str]) -> dict[str, Any] | None:

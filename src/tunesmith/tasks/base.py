@@ -26,6 +26,8 @@ class Task(abc.ABC):
     """One line for ``--help``."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings of ``FineTuningConfig`` that this task overrides."""
+    context: ClassVar[str] = ""
+    """Figures of others on such questions, to be shown beside ours; a sentence, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)

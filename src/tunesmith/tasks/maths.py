@@ -16,6 +16,7 @@ from tunesmith.errors import DataError
 from tunesmith.grading.answers import extract_tagged, last_number, parse_number
 from tunesmith.grading.arithmetic import ArithmeticRefused, equations, evaluate
 from tunesmith.grading.typed import boxed, typed
+from tunesmith.tasks import sub_questions
 from tunesmith.tasks.files import FileTask
 from tunesmith.types import Problem, Segment, Verdict
 
@@ -74,6 +75,22 @@ PLANS = (
     "Find what the children and the adults cost, add both, and take the voucher off.",
 )
 """What the ``plan`` prompt has in front of each worked answer (Wang et al. 2023, 2305.04091)."""
+SUB_QUESTIONS = (
+    ("How many rolls does the baker make?", "How many of them are left?"),
+    (
+        "How many dollars does Mira save in 8 weeks?",
+        "How many dollars does the lamp cost?",
+        "How many dollars does she have then?",
+    ),
+    ("How far does the train go in an hour?", "How far does it go in 5.5 hours?"),
+    (
+        "What do the children's tickets cost?",
+        "What do the adults' tickets cost?",
+        "What do they cost together?",
+        "What is left to pay with the voucher?",
+    ),
+)
+"""One for each line of a worked answer but the last, for the ``socratic`` prompt."""
 
 
 class MathsTask(FileTask):
@@ -81,7 +98,7 @@ class MathsTask(FileTask):
 
     name = "maths"
     summary = "word problems with a number as the answer (GSM8K's layout)"
-    prompts = ("direct", "cot", "plan")
+    prompts = ("direct", "cot", "plan", sub_questions.SOCRATIC)
     wants = "a file of rows with question and answer"
     example_source = "path/to/gsm8k"
     uses = ("columns",)
@@ -112,6 +129,8 @@ class MathsTask(FileTask):
 
         In the examples of ``plan`` a short plan comes first, and the steps after it.
         """
+        if style in (sub_questions.ASK, sub_questions.SOCRATIC):
+            return sub_questions.messages(_parts(), problem, style)
         if self.check_style(style) == "direct":
             return problem.prompt
         turns = [(Segment("user", q), Segment("assistant", a)) for q, a in WORKED]
@@ -149,6 +168,16 @@ class MathsTask(FileTask):
                 fault = "is false" if equation.holds is False else "cannot be checked"
                 return Verdict(0.0, verdict.answer, f"{said} {fault}")
         return Verdict(1.0, verdict.answer, "equal, every equation holds")
+
+
+def _parts() -> list[sub_questions.Parts]:
+    """Return the worked examples with a sub-question for each line."""
+    made = []
+    for (question, answer), asked in zip(WORKED, SUB_QUESTIONS, strict=True):
+        *lines, ending = answer.split("\n")
+        steps = tuple(zip(asked, lines, strict=True))
+        made.append(sub_questions.Parts(question, steps, ending))
+    return made
 
 
 _LAST = "the last number"

@@ -10,8 +10,10 @@ from functools import cache
 from tunesmith.errors import UsageError
 from tunesmith.grading.answers import extract_tagged, parse_number
 from tunesmith.grading.arithmetic import equations
+from tunesmith.tasks import sub_questions
 from tunesmith.tasks import units_questions as uq
 from tunesmith.tasks.base import GradedTask
+from tunesmith.tasks.units_table import Conversion, plural, singular
 from tunesmith.types import Example, Origin, Problem, Segment, Verdict
 
 EXAMPLES = 2
@@ -28,6 +30,12 @@ class UnitsTask(GradedTask):
     summary = "unit conversion with generated questions (imperial, metric, time, speed, data)"
     splits = uq.SPLITS
     generates = True
+    prompts = ("direct", "cot", sub_questions.SOCRATIC)
+    context = (
+        "requirement 001 expects of another, larger model on questions of its own: worked "
+        "examples 0 to 40%, fine-tuned 40 to 60%, rejection sampling 60 to 70%, at best 80%; "
+        "one public solution reached 60%, 71% and 77 to 83%"
+    )
     max_new_tokens = 160
 
     def problems(
@@ -58,6 +66,8 @@ class UnitsTask(GradedTask):
 
     def messages(self, problem: Problem, style: str) -> tuple[Segment, ...]:
         """Return the question alone, or behind worked examples as earlier turns of the chat."""
+        if style in (sub_questions.ASK, sub_questions.SOCRATIC):
+            return sub_questions.messages(_worked_parts(), problem, style)
         if self.check_style(style) == "direct":
             return problem.prompt
         return (*_worked_turns(), *problem.prompt)
@@ -129,18 +139,40 @@ def _draw(rng: random.Random, split: str) -> Problem:
 
 
 @cache
-def _worked_turns() -> tuple[Segment, ...]:
-    """Return the instruction and fixed worked examples, from the training split only."""
+def _worked_examples() -> tuple[tuple[Decimal, Conversion, str], ...]:
+    """Return number, conversion and question of fixed examples, from the training split only."""
     rng = random.Random("units/worked examples")
-    turns = [Segment("system", INSTRUCTION)]
-    families: set[str] = set()
-    while len(families) < EXAMPLES:
+    found: dict[str, tuple[Decimal, Conversion, str]] = {}
+    while len(found) < EXAMPLES:
         number, conversion = uq.draw(rng, "train")
         steps = len(uq.shown_factor(conversion).as_tuple().digits)
-        if conversion.family in families or steps < 2:
+        if conversion.family in found or steps < 2:
             continue
-        families.add(conversion.family)
-        question = uq.question(number, conversion, uq.WORDINGS[len(families) - 1])
+        question = uq.question(number, conversion, uq.WORDINGS[len(found)])
+        found[conversion.family] = (number, conversion, question)
+    return tuple(found.values())
+
+
+@cache
+def _worked_turns() -> tuple[Segment, ...]:
+    """Return the instruction and the worked examples as turns of a chat."""
+    turns = [Segment("system", INSTRUCTION)]
+    for number, conversion, question in _worked_examples():
         turns.append(Segment("user", question))
         turns.append(Segment("assistant", uq.worked(number, conversion)))
     return tuple(turns)
+
+
+@cache
+def _worked_parts() -> tuple[sub_questions.Parts, ...]:
+    """Return the same examples in two sub-questions each: the factor, and the product."""
+    made = []
+    for number, conversion, question in _worked_examples():
+        factor = uq.shown_factor(conversion)
+        lines, total = uq.product_lines(number, factor)
+        asked = f"How many {plural(conversion.target)} is 1 {singular(conversion.source)}?"
+        product = f"What is {uq.plain(number)} * {uq.plain(factor)}?"
+        steps = ((asked, uq.fact(conversion)), (product, "\n".join(lines)))
+        ending = f"<answer>{uq.plain(total)}</answer>"
+        made.append(sub_questions.Parts(question, steps, ending))
+    return tuple(made)

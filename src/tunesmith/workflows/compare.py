@@ -38,6 +38,8 @@ def compare(results: list[str], output: str | None = None) -> Comparison:
 
 def show(comparison: Comparison) -> None:
     """Print a comparison for people."""
+    from tunesmith.tasks.registry import get_task, task_names
+
     console.table(
         "Scores on the same questions",
         ["", "right", "95% interval", "answered"],
@@ -53,3 +55,6 @@ def show(comparison: Comparison) -> None:
     )
     for pair in comparison.pairs:
         console.say(pair.sentence())
+    context = get_task(comparison.task).context if comparison.task in task_names() else ""
+    if context:
+        console.say(f"For context, not to be compared: {context}.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from tunesmith.storage import write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.opening import open_model, weights_fingerprint
 from tunesmith.workflows.signals import stop_on_signals
+from tunesmith.workflows.votes import check_vote, vote
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
@@ -37,12 +38,15 @@ class EvalResult:
     folder: Path
     results: ResultSet
     summary: Summary
+    votes: Mapping[str, Summary] = field(default_factory=dict)
+    """Kind of vote → what it scores."""
 
 
 def command(resolved: Resolved[EvalOptions]) -> int:
     """Handle ``tunesmith eval``; the scores go to stdout as JSON."""
     result = _evaluate(resolved.options)
-    print(json.dumps(result.summary.to_json()))
+    votes = {how: summary.to_json() for how, summary in result.votes.items()}
+    print(json.dumps(result.summary.to_json() | ({"votes": votes} if votes else {})))
     return 0
 
 
@@ -56,6 +60,8 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     from tunesmith.generate.requests import Sampling
     from tunesmith.tasks.base import QuestionSettings
     from tunesmith.tasks.registry import get_graded_task
+    from tunesmith.tasks.sub_questions import SOCRATIC
+    from tunesmith.workflows.decompose import check_decomposer, decompose
 
     console.set_level(options.log_level)
     task = get_graded_task(
@@ -74,14 +80,20 @@ def _evaluate(options: EvalOptions) -> EvalResult:
         options.top_p,
         options.top_k,
         options.min_p,
+        logprobs=bool({"weighted", "best"} & {*options.vote}),
     )
+    check_vote(options)
     _check_choice(options)
+    check_decomposer(options, style)
     loaded, renderer = open_model(options)
     how = "" if options.choice_by == "generate" else f"-{options.choice_by}"
     name = options.name or f"{task.name}-{style}{how}-{Path(options.model).name}"
     folder = Path(options.output_dir) / name
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
+    variant = _content_hash(options.examples)
+    if style == SOCRATIC:
+        problems, variant = decompose(options, task, problems, folder, loaded, renderer)
     plan = Plan(
         task,
         problems,
@@ -91,11 +103,16 @@ def _evaluate(options: EvalOptions) -> EvalResult:
         options.seed,
         options.system,
         choice_by=options.choice_by,
-        variant=_content_hash(options.examples),
+        variant=variant,
     )
-    return collect(
+    result = collect(
         loaded, renderer, plan, task.grade, folder, name, options.split, options.batch_size
     )
+    if not options.vote:
+        return result
+    comparison = vote(options, result.results, folder)
+    votes = {str(how): comparison.summaries[f"{name}-{how}"] for how in options.vote}
+    return replace(result, votes=votes)
 
 
 def _check_choice(options: EvalOptions) -> None:

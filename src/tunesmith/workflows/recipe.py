@@ -14,7 +14,7 @@ from tunesmith import __version__
 from tunesmith.config.load import Resolved
 from tunesmith.errors import UsageError
 from tunesmith.rundir import hash_file, hash_json, hash_tree, write_json
-from tunesmith.workflows import console, recipe_data
+from tunesmith.workflows import console, recipe_data, recipe_rft
 from tunesmith.workflows.recipe_file import Recipe, Stage, load_recipe
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BEGUN = ".{}.begun.json"
 """The key that a stage was started under: a stopped one goes on only under the same."""
-STARTS_FROM = ("train", "grpo")
+STARTS_FROM = ("train", "grpo", "rft")
 """Verbs that make another model of the one named ``from``."""
 RECORD = "stage.json"
 """In each stage's folder: the key it was run under, what that key was made of, its output."""
@@ -84,13 +84,15 @@ def _references(recipe: Recipe, stage: Stage) -> list[str]:
     """Return the names of earlier stages that this one reads (paths are not names)."""
     wanted: list[Any] = []
     if stage.verb == "compare":
-        wanted += stage.settings.get("of", [])
+        wanted += [_head(recipe, name) for name in stage.settings.get("of", [])]
     if stage.verb == "train":
         wanted += [_head(recipe, name) for name in stage.settings.get("data", [])]
     if stage.verb in STARTS_FROM:
         wanted.append(stage.settings.get("from", "model"))
     if stage.verb in ("eval", "sample"):
-        wanted.append(stage.settings.get("model", "model"))
+        wanted += [stage.settings.get(key, "model") for key in ("model", "decomposer")]
+    if stage.verb == "rft":
+        recipe_rft.settings_of(recipe, stage)  # faults are found before anything is run
     if stage.verb == "data":
         wanted += recipe_data.references(recipe, stage)
     return [str(name) for name in wanted if "/" not in str(name) and "." not in str(name)]
@@ -155,8 +157,6 @@ def _run_stage(
 
 def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) -> dict[str, Any]:
     """Return all that decides a stage's output: its settings, what it reads, the version."""
-    from tunesmith.models.load import resolve_model
-
     reads: dict[str, Any] = {}
     for name in _references(recipe, stage):
         if name in records:
@@ -169,18 +169,30 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
     if stage.verb in ("eval", "sample", *STARTS_FROM):
         own = stage.settings.get("from" if stage.verb in STARTS_FROM else "model", "model")
         if own not in records:
-            path = resolve_model(recipe.model if own == "model" else str(own)).path
-            local = Path(path)
-            reads["model"] = hash_tree(local) if local.is_dir() else str(path)
+            reads["model"] = _weights(recipe.model if own == "model" else str(own))
+        other = str(stage.settings.get("decomposer", "model"))
+        if other != "model" and other not in records:
+            reads["decomposer"] = _weights(other)
     if stage.verb == "report":
         reads = {name: record.output_hash for name, record in records.items()}
     for name in stage.settings.get("data", []) if stage.verb == "train" else []:
         if name not in records and Path(str(name)).is_file():
             reads[str(name)] = hash_file(Path(str(name)))
     source = stage.settings.get("dataset")
-    if isinstance(source, str) and Path(source).is_file():
-        reads[source] = hash_file(Path(source))
+    if isinstance(source, str):
+        known = recipe_data.content_hash(source)
+        reads |= {} if known is None else {source: known}
     return {"settings": dict(stage.settings), "reads": reads, "version": __version__}
+
+
+def _weights(name: str) -> str:
+    """Return a hash of a local model and of its adapter, or the name of one on a hub."""
+    from tunesmith.models.load import resolve_model
+
+    found = resolve_model(name)
+    base = Path(found.path)
+    known = hash_tree(base) if base.is_dir() else str(found.path)
+    return hash_json([known, hash_tree(Path(found.adapter))]) if found.adapter else known
 
 
 def _hash(output: Path) -> str:

@@ -13,7 +13,7 @@ import yaml
 from tunesmith.config.yaml_file import YamlFault, read_yaml
 from tunesmith.errors import UsageError
 
-VERBS = ("data", "train", "grpo", "sample", "eval", "compare", "report")
+VERBS = ("data", "train", "grpo", "rft", "sample", "eval", "compare", "report")
 TOP_KEYS = ("name", "about", "model", "stages")
 
 
@@ -139,16 +139,6 @@ def _set(settings: dict[str, Any], field: str, value: Any) -> None:
         _set(settings[head], rest, value)
     else:
         settings[field] = value
-
-
-def _put(settings: dict[str, Any], path: str, value: Any) -> None:
-    """Set a key, or one inside a group: ``raft.chunk_size`` leaves the rest of raft as it is."""
-    *groups, name = path.split(".")
-    for group in groups:
-        inner = settings.get(group)
-        settings[group] = dict(inner) if isinstance(inner, Mapping) else {}
-        settings = settings[group]
-    settings[name] = value
 
 
 def _near(word: object, known: Sequence[str]) -> str:

@@ -13,6 +13,8 @@ from tunesmith.storage import write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.recipe_data import dataset_of, held_out_of, make_data
 from tunesmith.workflows.recipe_file import Recipe, Stage
+from tunesmith.workflows.recipe_rft import make_rft, settings_of
+from tunesmith.workflows.resuming import going_on
 
 if TYPE_CHECKING:
     from tunesmith.workflows.recipe import StageRecord
@@ -32,6 +34,8 @@ def _eval(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
 
     settings = dict(stage.settings)
     model = _model(recipe, str(settings.pop("model", "model")), records)
+    if "decomposer" in settings:
+        settings["decomposer"] = _model(recipe, str(settings["decomposer"]), records)
     given = {**settings, "model": model, "name": stage.name, "output_dir": str(folder.parent)}
     result = evaluate(_options(EvalOptions, given, recipe, stage))
     return result.folder / "attempts.jsonl"
@@ -72,7 +76,7 @@ def _train(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path
     made = len(data) == 1 and data[0].partition("/")[0] in records
     if made and not {"eval_dataset", "dataset_test_split", "validation_split"} & settings.keys():
         given |= held_out_of(paths[0])
-    given |= _going_on(folder)
+    given |= going_on(folder)
     origin = f"{recipe.path} stage {stage.name}"
     # With their sources: a task's default must not pass for something that was asked for.
     return run_training(resolve(FineTuningConfig, given, origin=origin)).final_model
@@ -88,26 +92,26 @@ def _grpo(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
         "model": model,
         "output_dir": str(folder.parent),
         "run_name": stage.name,
-        **_going_on(folder),
+        **going_on(folder),
     }
     origin = f"{recipe.path} stage {stage.name}"
     return run_grpo(resolve(GrpoOptions, given, origin=origin)).final_model
 
 
-def _going_on(folder: Path) -> dict[str, Any]:
-    """Return what begins a run, or goes on with the one that was stopped in this folder."""
-    from tunesmith.train import checkpoint
-
-    # A folder that is there already holds this very run, stopped before its end.
-    if checkpoint.latest(folder / "checkpoints")[0] is not None:
-        return {"resume": "auto"}
-    return {"overwrite": True} if folder.exists() else {}
+def _rft(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
+    model = _model(recipe, str(stage.settings.get("from", "model")), records)
+    return make_rft(settings_of(recipe, stage), model, folder)
 
 
 def _compare(_: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
     from tunesmith.workflows.compare import compare, show
 
-    folders = [str(records[str(name)].folder) for name in stage.settings["of"]]
+    # «asked/majority» is a vote over the stage «asked», which lies in its folder.
+    parts = [str(name).partition("/") for name in stage.settings["of"]]
+    folders = [
+        str(records[head].folder / rest if head in records else Path(head, rest))
+        for head, _, rest in parts
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "comparison.json"
     show(compare(folders, str(output)))
@@ -135,6 +139,7 @@ STAGES: dict[str, Callable[[Recipe, Stage, Path, Records], Path]] = {
     "sample": _sample,
     "train": _train,
     "grpo": _grpo,
+    "rft": _rft,
     "compare": _compare,
     "report": _report,
 }

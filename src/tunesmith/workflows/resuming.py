@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from tunesmith.train.batches import Plan
 
 
+def going_on(folder: Path) -> dict[str, Any]:
+    """Return the settings that begin a run, or go on with the one that was stopped in a folder.
+
+    The folder has to be the caller's own, so that a run in it is this very one.
+    """
+    from tunesmith.train import checkpoint
+
+    if checkpoint.latest(folder / "checkpoints")[0] is not None:
+        return {"resume": "auto"}
+    return {"overwrite": True} if folder.exists() else {}
+
+
 def checkpoint_to_resume(run: RunDir, wanted: str) -> Path:
     """Return the checkpoint of this name, or for ``auto`` the newest that verifies."""
     from tunesmith.train import checkpoint

@@ -173,6 +173,12 @@ def questions(options: GrpoOptions, task: GradedTask) -> tuple[list[Problem], li
     if not options.eval_questions:
         return train, []
     held = task.problems("dev", seed=seed, limit=options.eval_questions, source=source)
+    check_apart(train, held, "--eval-questions 0 measures nothing before and after")
+    return train, held
+
+
+def check_apart(train: Sequence[Problem], held: Sequence[Problem], hint: str = "") -> None:
+    """Refuse held-out questions that are learnt from."""
     known = {tuple(segment.text for segment in problem.prompt) for problem in train}
     again = [p for p in held if tuple(segment.text for segment in p.prompt) in known]
     if again:
@@ -182,9 +188,8 @@ def questions(options: GrpoOptions, task: GradedTask) -> tuple[list[Problem], li
             f"({named}{', …' if len(again) > SHARE_SHOWN else ''}): a rise on them would show "
             "nothing.",
             expected="a --dataset folder with a train and a dev file, or with a train file alone",
-            hint="--eval-questions 0 measures nothing before and after",
+            hint=hint,
         )
-    return train, held
 
 
 def _score(attempt: Attempt) -> float:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunesmith.data.render import Renderer
-    from tunesmith.data.select import Selection
+    from tunesmith.data.select import Pool, Selection
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.evaluate.records import AttemptLog
     from tunesmith.evaluate.rounds import Rounds
@@ -92,7 +92,7 @@ def _sample(options: SampleOptions) -> SampleResult:
     attempts = load(log_path).attempts
     rule = Rule(options.max_paths, options.prefer, options.max_path_tokens, options.keep_gold)
     chosen = select(by_id, attempts, plan.task, rule)
-    _write(output, chosen)
+    write_rows(output, chosen)
     result = SampleResult(
         output,
         log_path,
@@ -199,7 +199,8 @@ def _ask(
     return pace
 
 
-def _write(output: Path, chosen: Selection) -> None:
+def write_rows(output: Path, chosen: Selection, pooled: Pool | None = None) -> None:
+    """Write selected rows; those of a pool name the round that their attempt belongs to."""
     if output.suffix == ".json":
         # Requirement 001's layout: an array of [question, answer, reasoning].
         rows = []
@@ -215,6 +216,8 @@ def _write(output: Path, chosen: Selection) -> None:
     for row in chosen.rows():
         turns = [{"role": s.role, "content": s.text} for s in row.example.segments]
         index = None if row.attempt is None else row.attempt.index
-        record = {"messages": turns, "problem": row.problem.id, "attempt": index}
+        record: dict[str, Any] = {"messages": turns, "problem": row.problem.id, "attempt": index}
+        if pooled is not None and index is not None:
+            record["round"], record["attempt"] = pooled.place(index)
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(output, "".join(lines))
