@@ -24,6 +24,10 @@ INTERRUPTED = 130
 MARK = "> "
 
 
+class _Ended(KeyboardInterrupt):
+    """SIGTERM: unlike a first Ctrl-C it leaves at once, also from the prompt."""
+
+
 def command(resolved: Resolved[ChatOptions]) -> int:
     """Handle ``tunesmith chat``; the answers go to stdout, everything else to stderr.
 
@@ -36,6 +40,7 @@ def command(resolved: Resolved[ChatOptions]) -> int:
     if typed:
         console.say("Ask a question; /help lists the commands, Ctrl-D leaves.")
     refused = 0
+    before = _on_main_thread() and signal.signal(signal.SIGTERM, _end)
     try:
         for number, line in enumerate(_lines(typed), 1):
             try:
@@ -53,6 +58,9 @@ def command(resolved: Resolved[ChatOptions]) -> int:
     except KeyboardInterrupt:
         session.out.break_off()
         return INTERRUPTED
+    finally:
+        if before:
+            signal.signal(signal.SIGTERM, before)
     return UsageError.exit_code if refused and not typed else 0
 
 
@@ -112,9 +120,9 @@ def _lines(typed: bool) -> Iterator[str]:
     while True:
         try:
             line = _typed_line()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             print(file=sys.stderr)
-            if again:
+            if again or isinstance(interrupt, _Ended):
                 raise
             again = True
             console.say("Ctrl-C again or Ctrl-D leaves.")
@@ -140,7 +148,7 @@ def _typed_line() -> str:
 @contextmanager
 def _interruptible(session: Session) -> Iterator[None]:
     """Let a first Ctrl-C end the answer that is being made, and a second one everything."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _on_main_thread():
         yield
         return
     count = 0
@@ -156,3 +164,12 @@ def _interruptible(session: Session) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    raise _Ended
+
+
+def _on_main_thread() -> bool:
+    """Say whether signals can be taken here."""
+    return threading.current_thread() is threading.main_thread()
