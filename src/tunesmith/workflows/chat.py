@@ -40,7 +40,7 @@ def command(resolved: Resolved[ChatOptions]) -> int:
     if typed:
         console.say("Ask a question; /help lists the commands, Ctrl-D leaves.")
     refused = 0
-    before = _on_main_thread() and signal.signal(signal.SIGTERM, _end)
+    before = signal.signal(signal.SIGTERM, _end) if _on_main_thread() else None
     try:
         for number, line in enumerate(_lines(typed), 1):
             try:
@@ -59,7 +59,7 @@ def command(resolved: Resolved[ChatOptions]) -> int:
         session.out.break_off()
         return INTERRUPTED
     finally:
-        if before:
+        if before is not None:
             signal.signal(signal.SIGTERM, before)
     return UsageError.exit_code if refused and not typed else 0
 
