@@ -79,7 +79,7 @@ def test_a_conversation_is_asked_up_to_its_last_question(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("p.jsonl", '{"prompt": "one"}\n{"prompt": ""}\n', "p.jsonl:2: the field 'prompt' is empty"),
+        ("p.jsonl", '{"prompt": "one"}\n{"prompt": ""}\n', ":2: the field 'prompt' is empty"),
         ("p.jsonl", '{"prompt": "one"}\n{"answer": "x"}\n', "p.jsonl:2: no field holds a prompt"),
         ("p.jsonl", '{"prompt": 3}\n', "p.jsonl:1: the field 'prompt' is int"),
         ("p.jsonl", '{"prompt": "one"}\n{oops\n', "p.jsonl:2:"),

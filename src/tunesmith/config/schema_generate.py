@@ -22,7 +22,7 @@ class DocumentOptions(Options):
     answer_style: Literal["plain", "quoted"] = "plain"
     """How the model was trained to answer from documents: plain, or quoted with its evidence."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Names of fields in rows that are read: text=Inhalt for documents, prompt=Frage for prompts."""
+    """Names of fields in rows: text=Inhalt for documents, prompt=Frage for prompts."""
     encoding: str | None = None
     """Encoding of text files that are not UTF-8, such as windows-1252."""
 
@@ -47,7 +47,7 @@ class GenerateOptions(DocumentOptions, AnswerOptions, SamplingOptions, ModelOpti
     samples: int = Field(default=1, ge=1)
     """Answers to a prompt."""
     output: str | None = None
-    """Write a row for each prompt with its answers (.jsonl or .parquet) instead of printing them."""
+    """Write a row for each prompt with its answers (.jsonl, .parquet) instead of printing them."""
     overwrite: bool = False
     """Replace an output that is there."""
     logprobs: bool = False

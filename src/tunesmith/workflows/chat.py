@@ -24,6 +24,10 @@ INTERRUPTED = 130
 MARK = "> "
 
 
+class _Stopped(KeyboardInterrupt):
+    """A first Ctrl-C before there is an answer that could be stopped."""
+
+
 class _Ended(KeyboardInterrupt):
     """SIGTERM: unlike a first Ctrl-C it leaves at once, also from the prompt."""
 
@@ -46,6 +50,9 @@ def command(resolved: Resolved[ChatOptions]) -> int:
             try:
                 with _interruptible(session):
                     going_on = _take(session, line)
+            except _Stopped:
+                console.say("(stopped)")
+                continue
             except TunesmithError as mistake:
                 # A mistake in one line ends that line, not the dialogue.
                 session.out.break_off()
@@ -156,8 +163,10 @@ def _interruptible(session: Session) -> Iterator[None]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         nonlocal count
         count += 1
-        if count > 1 or not session.dialogue.stop():
+        if count > 1:
             raise KeyboardInterrupt
+        if not session.dialogue.stop():
+            raise _Stopped
 
     before = signal.signal(signal.SIGINT, handle)
     try:

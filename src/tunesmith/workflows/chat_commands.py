@@ -86,10 +86,12 @@ def _temperature(session: Session, rest: str) -> None:
         value = float(rest)
     except ValueError:
         raise UsageError(
-            f"{rest!r} is no temperature.", expected="a number of at least 0", hint="/temperature 0.7"
+            f"{rest!r} is no temperature.",
+            expected="a number of at least 0",
+            hint="/temperature 0.7",
         ) from None
     session.dialogue.sampling = replace(session.dialogue.sampling, temperature=value)
-    console.say(f"Temperature {value:g}." if value else "Temperature 0: always the likeliest token.")
+    console.say(f"Temperature {value:g}{'' if value else ': always the likeliest token'}.")
 
 
 def _save(session: Session, rest: str) -> None:

@@ -64,7 +64,7 @@ class Answers:
         self.end()
 
     def beside(self, columns: Sequence[tuple[str, str]]) -> None:
-        """Write answers of several models: in columns on a terminal, below their names elsewhere."""
+        """Write several models' answers: in columns on a terminal, below their names elsewhere."""
         if not self.on_terminal:
             for name, text in columns:
                 self.whole(f"{name}:\n{text}")
