@@ -55,24 +55,29 @@ def docs(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("style", ["plain", "quoted"])
 def test_a_question_is_asked_in_the_form_of_training_rows(tmp_path: Path, style: str) -> None:
+    asked = "Who is the keeper of the harbour, and who founded the mill?"
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"question": asked, "answer": "Jutta Gerlach"}))
     folder = docs(tmp_path)
-    made = RAFTDataGenerator(
-        str(folder), str(tmp_path / "rows.jsonl"), num_distractors=1, distractor_probability=1.0,
-        oracle_share=1.0, answer_style=style, validation_split=0.0,
-    ).generate()  # fmt: skip
-    asked = shelf(folder, passages=2, answer_style=style)
-    same = 0
-    for row in made:
-        shown = asked.show(row["question"], lambda _: True)
-        # Rows mix the order of their documents; where it is that of the ranks, all is the same.
-        texts = [passage.chunk.text for passage in shown.passages]
-        swapped = row["instruction"]
-        if row["oracle_position"] == 2 and len(texts) == 2:
-            swapped = row["instruction"].replace(MILL, "@").replace(PORT, MILL).replace("@", PORT)
-        same += shown.text in (row["instruction"], swapped)
-    assert made
-    assert same == sum(len(asked.show(r["question"], lambda _: True).passages) == 2 for r in made)
-    assert same > 0, json.dumps(made)
+    [row] = RAFTDataGenerator(
+        str(folder),
+        str(tmp_path / "rows.jsonl"),
+        num_distractors=1,
+        distractor_probability=1.0,
+        oracle_share=1.0,
+        answer_style=style,
+        validation_split=0.0,
+        questions=str(pairs),
+    ).generate()
+    shown = shelf(folder, passages=2, answer_style=style).show(asked, lambda _: True)
+    texts = [passage.chunk.text for passage in shown.passages]
+    assert sorted(texts) == sorted((MILL, PORT))
+    # A row's documents come in random order, those of a question by their rank.
+    if texts.index(MILL) + 1 == row["oracle_position"]:
+        assert shown.text == row["instruction"]
+    else:
+        swapped = shown.text.replace(MILL, "@").replace(PORT, MILL).replace("@", PORT)
+        assert swapped == row["instruction"]
 
 
 def test_as_many_passages_are_shown_as_fit(

@@ -38,9 +38,7 @@ class Voice:
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Voice:
         """Return the voice of a model that is loaded; it remembers what it has computed."""
-        engine = Engine(
-            loaded.model, renderer.decode, renderer.stop_ids, remember_bytes=REMEMBERED
-        )
+        engine = Engine(loaded.model, renderer.decode, renderer.stop_ids, remember_bytes=REMEMBERED)
         return cls(engine, renderer, loaded.max_positions, around)
 
     def tokens(self, turns: Sequence[Segment]) -> int:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from tunesmith.config.load import Resolved
@@ -119,10 +119,8 @@ def _lines(typed: bool) -> Iterator[str]:
                 f"A line on stdin is no UTF-8 ({failure.reason}).", expected="UTF-8 text"
             ) from None
         return
-    try:
+    with suppress(ImportError):  # a platform without it: lines are plain
         import readline  # noqa: F401  input() edits with it
-    except ImportError:  # a platform without it: lines are plain
-        pass
     again = False
     while True:
         try:

@@ -76,7 +76,7 @@ def table(heading: str, columns: list[str], rows: list[list[str]]) -> None:
         return
     grid = Table(title=escape(visible(heading)), title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
-        grid.add_column(escape(column), justify="left" if position == 0 else "right")
+        grid.add_column(escape(visible(column)), justify="left" if position == 0 else "right")
     for row in rows:
         grid.add_row(*(escape(visible(cell)) for cell in row))
     _console.print(grid)

@@ -125,6 +125,4 @@ def tell_citations(shown: Shown, citations: Sequence[Citation]) -> None:
 
 def citation_fields(citations: Sequence[Citation]) -> list[dict[str, Any]]:
     """Return citations as fields of a row; one without passages is unsupported."""
-    return [
-        {"words": c.words, "quoted": c.quoted, "passages": list(c.passages)} for c in citations
-    ]
+    return [{"words": c.words, "quoted": c.quoted, "passages": list(c.passages)} for c in citations]
