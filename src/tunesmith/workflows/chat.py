@@ -62,6 +62,8 @@ def command(resolved: Resolved[ChatOptions]) -> int:
                 continue
             if not going_on:
                 break
+            if typed:
+                console.say()
     except KeyboardInterrupt:
         session.out.break_off()
         return INTERRUPTED

@@ -114,7 +114,7 @@ def _save(session: Session, rest: str) -> None:
     cut = sum(not turn.weight for turn in answers)
     notes = [f"{cut} cut off, with weight 0 so that nothing is trained on it"] if cut else []
     notes += [f"{empty} empty, left out"] if empty else []
-    console.say(f"Saved: {rest}, {len(answers)} answers" + "".join(f"; {n}" for n in notes) + ".")
+    console.say(f"Saved: {rest}, {_answers(len(answers))}" + "".join(f"; {n}" for n in notes) + ".")
 
 
 def _whole_exchanges(turns: list[Segment]) -> tuple[list[Segment], int]:
@@ -138,7 +138,11 @@ def _load(session: Session, rest: str) -> None:
     session.forget_passages()
     more = f"; the other {len(rows) - 1} rows are not used" if len(rows) > 1 else ""
     answers = sum(turn.role == "assistant" for turn in session.dialogue.turns)
-    console.say(f"Loaded: {rows[0].origin}, {answers} answers{more}.")
+    console.say(f"Loaded: {rows[0].origin}, {_answers(answers)}{more}.")
+
+
+def _answers(count: int) -> str:
+    return "1 answer" if count == 1 else f"{count} answers"
 
 
 def _turns(row: Row) -> Sequence[Segment]:
@@ -179,7 +183,7 @@ def _tokens(session: Session, _rest: str) -> None:
     dialogue = session.dialogue
     used, all_of_them = dialogue.tokens(), dialogue.voice.positions
     hidden = sum(turn.role == "user" for turn in dialogue.turns[: dialogue.first])
-    more = f" The {hidden} oldest exchanges are left out." if hidden else ""
+    more = f" Left out so far: {hidden}." if hidden else ""
     console.say(
         f"{used:,} of {all_of_them:,} tokens ({used / all_of_them:.0%}); from {dialogue.room:,} on "
         f"the oldest exchanges are left out.{more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ NEEDS: tuple[Need, ...] = tuple(
     for name in ("passages", "chunk_size", "answer_style")
 )
 """Settings that say nothing without documents."""
+_HEADING = re.compile(r"\A#+ [^\n]*\n+(?=\S)")
+"""A heading says what the name of the document says already."""
 LINE = 78
 """Letters of a line that names a passage."""
 
@@ -105,7 +108,8 @@ def check_columns(options: DocumentOptions, *more: str) -> None:
 def tell_passages(shown: Shown) -> None:
     """Name the passages that the model gets: number, source, place, first words."""
     for number, passage in enumerate(shown.passages, 1):
-        console.say(one_line(f"[{number}] {passage.place}: {passage.chunk.text}", LINE))
+        words = _HEADING.sub("", passage.chunk.text)
+        console.say(one_line(f"[{number}] {passage.place}: {words}", LINE))
 
 
 def tell_citations(shown: Shown, citations: Sequence[Citation]) -> None:

@@ -256,11 +256,11 @@ def _print(done: Sequence[Answered], out: Answers) -> None:
     for number, one in enumerate(done, 1):
         if len(done) > 1 and out.on_terminal:
             console.say(one_line(f"[{number}] {one.prompt.text}", 78))
-        for answer, base in zip(one.answers, one.base or [None] * len(one.answers), strict=True):
-            if base is None:
-                out.whole(answer.text)
+        for at, answer in enumerate(one.answers):
+            if one.base:
+                out.beside((("base", one.base[at].text), ("tuned", answer.text)))
             else:
-                out.beside((("base", base.text), ("tuned", answer.text)))
+                out.whole(answer.text)
 
 
 def _row(one: Answered, renderer: Renderer) -> dict[str, Any]:
