@@ -232,6 +232,7 @@ def test_python_interface() -> None:
     assert tunesmith.load(str(result.run)).tokenizer is not None
     assert len(tunesmith.generate("Hello!", model=str(result.run), max_new_tokens=4)) == 1
     assert began_with(str(result.run / "final_model")) == "tunesmith/tiny"
+    assert json.loads((result.run / "manifest.json").read_text())["base"] == "tunesmith/tiny"
     scores = tunesmith.evaluate(task="units", limit=3, log_level="warning")
     assert scores.summary.n == 3
 
