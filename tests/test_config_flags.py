@@ -16,11 +16,11 @@ from tunesmith.config.schema import (
     CompareOptions,
     EvalOptions,
     FineTuningConfig,
-    GenerateOptions,
     Options,
     RunRecipeOptions,
 )
 from tunesmith.config.schema_data import ShowOptions
+from tunesmith.config.schema_generate import GenerateOptions
 
 ROOT = Path(__file__).parent.parent
 KINDS = [(name, verb.settings(), verb.positional) for name, verb in VERBS.items()]

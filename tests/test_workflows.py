@@ -223,6 +223,7 @@ def test_mistakes_are_answered_in_sentences(
 
 def test_python_interface() -> None:
     import tunesmith
+    from tunesmith.workflows.voices import began_with
 
     write_rows("rows.jsonl", 8)
     config = tunesmith.FineTuningConfig(dataset=["rows.jsonl"], max_steps=1, eval_questions=0)
@@ -230,6 +231,8 @@ def test_python_interface() -> None:
     assert result.steps == 1
     assert tunesmith.load(str(result.run)).tokenizer is not None
     assert len(tunesmith.generate("Hello!", model=str(result.run), max_new_tokens=4)) == 1
+    assert began_with(str(result.run / "final_model")) == "tunesmith/tiny"
+    assert json.loads((result.run / "manifest.json").read_text())["base"] == "tunesmith/tiny"
     scores = tunesmith.evaluate(task="units", limit=3, log_level="warning")
     assert scores.summary.n == 3
 

@@ -25,6 +25,7 @@ _LAZY = {
     "filter_rows": "tunesmith.workflows.filter",
     "convert_socratic": "tunesmith.workflows.socratic",
     "load": "tunesmith.models.load",
+    "Dialogue": "tunesmith.generate.dialogue",
     "FineTuningConfig": "tunesmith.config.schema",
     "RAFTDataGenerator": "tunesmith.workflows.raft",
 }
@@ -33,6 +34,7 @@ __all__ = ["__version__", *sorted(_LAZY)]
 
 if TYPE_CHECKING:
     from tunesmith.config.schema import FineTuningConfig
+    from tunesmith.generate.dialogue import Dialogue
     from tunesmith.models.load import load
     from tunesmith.workflows.compare import compare
     from tunesmith.workflows.estimate import estimate

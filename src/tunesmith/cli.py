@@ -67,7 +67,17 @@ VERBS = {
         "schema_grpo.GrpoOptions",
         "grpo",
     ),
-    "generate": Verb("answer one prompt", "schema.GenerateOptions", "generate", ("prompt",)),
+    "generate": Verb(
+        "answer a prompt, or a file of them",
+        "schema_generate.GenerateOptions",
+        "generate",
+        ("prompt",),
+    ),
+    "chat": Verb(
+        "talk with a model in the terminal, also about documents",
+        "schema_generate.ChatOptions",
+        "chat",
+    ),
     "compare": Verb(
         "compare stored results on the same questions",
         "schema.CompareOptions",

@@ -157,6 +157,7 @@ EXCLUSIVE = (
     ("resume", "overwrite", "one goes on with a run, the other starts over"),
     ("load_in_4bit", "load_in_8bit", "a weight is held in one of them"),
     ("minutes", "max_steps", "both say how long to train"),
+    ("prompt", "prompts", "one is the prompt itself, the other a file of them"),
 )
 """Settings that contradict each other, and why."""
 

@@ -261,7 +261,7 @@ class FineTuningConfig(
     """Everything that ``tunesmith train`` knows."""
 
 
-class SamplingOptions(Options):
+class DrawOptions(Options):
     """Sampling"""
 
     temperature: float = Field(default=0.0, ge=0)
@@ -276,6 +276,11 @@ class SamplingOptions(Options):
     """Longest answer; the task's own limit if unset."""
     seed: int = 0
     """Each attempt's seed follows from this one, the problem and the index."""
+
+
+class SamplingOptions(DrawOptions):
+    """Generation"""
+
     batch_size: int | None = Field(default=None, ge=1)
     """Rows generated at once; found from the memory if unset."""
 
@@ -358,17 +363,6 @@ class SampleOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOption
     """Also keep the task's own row of each question, and no sampled path that equals it."""
     overwrite: bool = False
     """Start over instead of going on with the log of attempts."""
-
-
-class GenerateOptions(SamplingOptions, ModelOptions):
-    """Everything that ``tunesmith generate`` knows."""
-
-    prompt: str
-    """What the model is asked."""
-    system: str | None = None
-    """System message."""
-    samples: int = Field(default=1, ge=1)
-    """Answers to make."""
 
 
 class CompareOptions(Options):

@@ -219,7 +219,7 @@ class Renderer:
             row = yield from self._row(chat, example, turns, set(trained), answers_only)
             if len(row.ids) <= limit:
                 return Rendered((row,), cut)
-            shorter = _without_oldest(turns, example.segments)
+            shorter = without_oldest(turns, example.segments)
             if len(shorter) == len(turns):
                 reason = f"{len(row.ids)} tokens, more than the {limit} allowed, in one exchange"
                 return Rendered((), cut, reason)
@@ -373,7 +373,7 @@ def _opened_again(tokenizer: Tokenizer, template: str, stop_ids: tuple[int, ...]
     return Renderer(tokenizer, stop_ids=stop_ids)
 
 
-def _without_oldest(turns: tuple[int, ...], segments: Sequence[Segment]) -> tuple[int, ...]:
+def without_oldest(turns: tuple[int, ...], segments: Sequence[Segment]) -> tuple[int, ...]:
     """Leave out the oldest exchange (up to the next user turn), keeping any system message."""
     head = tuple(turn for turn in turns if segments[turn].role == "system")[:1]
     rest = tuple(turn for turn in turns if turn not in head)

@@ -323,6 +323,8 @@ class Engine:
             yield Completion(request.key, (), "", StopReason.CANCELLED)
         gone = [row for row, s in enumerate(scheduler.active) if s.request.key in cancelled]
         done = [self._completion(scheduler.active[row], StopReason.CANCELLED) for row in gone]
+        for row in gone:
+            self._remember(scheduler, store, row)
         self._drop(scheduler, store, gone)
         yield from done
 

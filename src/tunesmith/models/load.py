@@ -31,6 +31,14 @@ class ModelRef:
     described: str
     """How it was found, for people."""
 
+    @property
+    def name(self) -> str:
+        """Return a name that finds it again, from any folder."""
+        found = Path(self.adapter or self.path)
+        if found == ASSETS / "tiny":
+            return BUILT_IN
+        return str(found.resolve()) if found.exists() else str(found)
+
 
 @dataclass(slots=True)
 class LoadedModel:

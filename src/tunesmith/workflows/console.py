@@ -21,6 +21,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from tunesmith.workflows.terminal import visible
+
 LINE_EVERY_S = 15.0
 """Without a terminal a long stage says where it is this often, in seconds."""
 
@@ -29,7 +31,7 @@ ROOMY = 100
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-_console = Console(stderr=True, highlight=False, soft_wrap=True)
+_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 _level = LEVELS["info"]
 
 
@@ -47,36 +49,36 @@ def keep_quiet() -> None:
 def say(text: str = "") -> None:
     """Print one line of plain text to stderr."""
     if _level <= LEVELS["info"]:
-        _console.print(text, markup=False)
+        _console.print(visible(text), markup=False)
 
 
 def title(text: str) -> None:
     """Print the heading of a stage."""
     if _level <= LEVELS["info"]:
-        _console.print(f"\n[bold cyan]{escape(text)}[/]")
+        _console.print(f"\n[bold cyan]{escape(visible(text))}[/]")
 
 
 def warn(text: str) -> None:
     """Print a warning: something was done that the user should know of."""
     if _level <= LEVELS["warning"]:
-        _console.print(f"[yellow]warning:[/] {escape(text)}")
+        _console.print(f"[yellow]warning:[/] {escape(visible(text))}")
 
 
 def debug(text: str) -> None:
     """Print a detail that only ``--log-level debug`` shows."""
     if _level <= LEVELS["debug"]:
-        _console.print(f"[dim]{escape(text)}[/]")
+        _console.print(f"[dim]{escape(visible(text))}[/]")
 
 
 def table(heading: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table; the first column is text, the others are numbers."""
     if _level > LEVELS["info"]:
         return
-    grid = Table(title=escape(heading), title_justify="left", title_style="bold")
+    grid = Table(title=escape(visible(heading)), title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
-        grid.add_column(escape(column), justify="left" if position == 0 else "right")
+        grid.add_column(escape(visible(column)), justify="left" if position == 0 else "right")
     for row in rows:
-        grid.add_row(*(escape(cell) for cell in row))
+        grid.add_row(*(escape(visible(cell)) for cell in row))
     _console.print(grid)
 
 
@@ -100,7 +102,7 @@ class Bar:
         """Move on by ``by`` and show ``note`` beside the bar."""
         self._done += by
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._done, note=escape(note))
+            self._progress.update(self._task, completed=self._done, note=escape(visible(note)))
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_S
             parts = [f"{self._done}/{self._total}", self._left(), note]

@@ -118,6 +118,7 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
     manifest: dict[str, Any] = {
         "task": done.config.task,
         "model": done.loaded.ref.described,
+        "base": done.loaded.ref.name,
         "steps": done.steps,
         "planned steps": done.planned_steps,
         "stopped early": done.steps < done.planned_steps,

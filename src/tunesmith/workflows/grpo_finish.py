@@ -93,6 +93,7 @@ def finish(learnt: Learnt) -> tuple[float | None, float | None]:
         {
             "task": options.task,
             "model": loaded.ref.described,
+            "base": loaded.ref.name,
             "steps": steps,
             "planned steps": options.max_steps,
             "stopped early": False,

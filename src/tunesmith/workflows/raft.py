@@ -106,7 +106,7 @@ def make_raft(options: RaftOptions) -> RaftResult:
     library = read_documents(
         options.documents, _present(options.columns, *FIELDS, *TITLES), options.encoding
     )
-    _tell_reading(library)
+    tell_reading(library)
     chunks = _chunks(options, library)
     asked = _ask(options, library, chunks)
     if not asked.questions:
@@ -338,7 +338,8 @@ def _fields(options: RaftOptions, rows: Sequence[RaftRow]) -> list[dict[str, Any
     return [as_fields(row) for row in rows]
 
 
-def _tell_reading(library: Library) -> None:
+def tell_reading(library: Library) -> None:
+    """Say how many documents were read, and what was left out."""
     console.say(f"Documents: {len(library.documents):,}.")
     for note in library.notes:
         console.warn(note)

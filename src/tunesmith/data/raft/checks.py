@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tunesmith.data.raft.prompt import QUOTES
 from tunesmith.data.raft.questions import key, occurrences
-from tunesmith.data.raft.rows import QUOTES, Likeness, RaftRow, RaftSettings, may_distract
+from tunesmith.data.raft.rows import Likeness, RaftRow, RaftSettings, may_distract
 
 
 def check_rows(splits: Mapping[str, Sequence[RaftRow]]) -> Counter[str]:

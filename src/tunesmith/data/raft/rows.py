@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunesmith.data.raft.chunks import Chunk
+from tunesmith.data.raft.prompt import (
+    ANSWER,
+    BASED,
+    BEGIN_QUOTE,
+    END_QUOTE,
+    NOT_TOLD,
+    instruction,
+)
 from tunesmith.data.raft.questions import Question, evidence, occurrences, quotable
 from tunesmith.data.raft.retrieval import Retriever, terms
 
-BEGIN_QUOTE, END_QUOTE = "##begin_quote##", "##end_quote##"
-ANSWER = "<ANSWER>: "
-NOT_TOLD = "the answer is not given."
 SHINGLE = 5
 """Words in a row that two near-duplicates share many of."""
 ALIKE = 0.6
@@ -179,7 +183,9 @@ def _row(
         mode=mode,
         mined=mined,
         rank=ranks[0] if ranks else None,
-        instruction=_instruction(question, shown, settings.answer_style, strict=strict),
+        instruction=instruction(
+            question.text, [chunk.text for chunk in shown], settings.answer_style, strict=strict
+        ),
         output=_output(question, oracle, position, mode, settings.answer_style),
     )
 
@@ -227,26 +233,13 @@ def _shuffled(size: int, rng: random.Random) -> Iterator[int]:
         moved[at] = moved.get(last, last)
 
 
-def _instruction(question: Question, shown: Sequence[Chunk], style: str, *, strict: bool) -> str:
-    """Return the prompt; what to do without an answer in the documents, it says."""
-    otherwise = "say so" if strict else "answer from what you know"
-    head = (
-        "Use the following documents to answer the question. "
-        f"If they do not contain the answer, {otherwise}."
-    )
-    if style == "quoted":
-        head += " Quote the words that you rely on, then give the answer."
-    documents = [f"Document [{number}]: {chunk.text}" for number, chunk in enumerate(shown, 1)]
-    return "\n\n".join([head, *documents, f"Question: {question.text}"])
-
-
 def _output(question: Question, oracle: Chunk, position: int | None, mode: Mode, style: str) -> str:
     """Return what the model learns to say; a quote is only ever made of what is shown."""
     answer = question.answer
     if style == "plain":
         return {
-            "oracle": f"Based on the documents: {answer}",
-            "abstain": f"Based on the documents: {NOT_TOLD}",
+            "oracle": f"{BASED}{answer}",
+            "abstain": f"{BASED}{NOT_TOLD}",
             "memorise": f"The documents do not tell. From memory: {answer}",
         }[mode]
     if position is None:
@@ -339,6 +332,3 @@ def as_gorilla(row: RaftRow, number: int) -> dict[str, Any]:
         "answer": row.question.answer,
         "instruction": f"{documents}{row.question.text}",
     }
-
-
-QUOTES = re.compile(re.escape(BEGIN_QUOTE) + r"(.*?)" + re.escape(END_QUOTE), re.DOTALL)
