@@ -37,7 +37,14 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+QUICK = ("units-socratic", "units-grpo")
+"""Recipes that the default set runs; the others are for the nightly one."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SMALL],
+)
 def test_a_shipped_recipe_runs_to_its_report(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

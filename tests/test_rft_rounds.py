@@ -194,6 +194,7 @@ def killing(act: Any, call: int) -> Any:
     return maybe
 
 
+@pytest.mark.slow
 def test_a_round_without_a_new_path_trains_nothing(
     recipe: str, calls: list[tuple[str, str]]
 ) -> None:
