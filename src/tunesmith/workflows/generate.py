@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import GenerateOptions
-from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.asking import open_respondent
 
 DEFAULT_TOKENS = 256
 
@@ -23,13 +23,13 @@ def generate(prompt: str, **settings: object) -> list[str]:
 
 
 def _generate(options: GenerateOptions) -> list[str]:
-    from tunesmith.generate.engine import Engine
-    from tunesmith.generate.requests import Request, Sampling, attempt_seed
+    from tunesmith.generate.backends import Question
+    from tunesmith.generate.requests import Sampling, attempt_seed
     from tunesmith.types import Segment
 
-    loaded, renderer = open_model(options)
+    respondent = open_respondent(options)
     head = (Segment("system", options.system),) if options.system else ()
-    prompt = renderer.prompt_ids((*head, Segment("user", options.prompt)))
+    messages = (*head, Segment("user", options.prompt))
     sampling = Sampling(
         options.max_new_tokens or DEFAULT_TOKENS,
         options.temperature,
@@ -37,10 +37,10 @@ def _generate(options: GenerateOptions) -> list[str]:
         options.top_k,
         options.min_p,
     )
-    requests = [
-        Request(index, prompt, sampling, attempt_seed(options.seed, options.prompt, index))
+    questions = [
+        Question(index, messages, sampling, attempt_seed(options.seed, options.prompt, index))
         for index in range(options.samples)
     ]
-    engine = Engine(loaded.model, renderer.decode, renderer.stop_ids, max_slots=options.batch_size)
-    done = {completion.key: completion.text for completion in engine.run(requests)}
+    made = respondent.backend.answers(questions)
+    done = {completion.key: completion.text for completion in made}
     return [done[index] for index in range(options.samples)]
