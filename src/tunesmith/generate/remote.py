@@ -97,19 +97,21 @@ class RemoteBackend:
         if not questions:
             return
         asking = _Asking(self, questions)
-        deadline = float("inf")
+        deadline: float | None = None
         try:
-            while time.monotonic() < deadline:
-                if should_stop and deadline == float("inf") and should_stop():
+            while True:
+                if deadline is None and should_stop and should_stop():
                     asking.cancel()
                     deadline = time.monotonic() + LEAVING_S
                 try:
                     one = asking.box.get(timeout=TICK_S)
                 except queue.Empty:
+                    if deadline is not None and time.monotonic() > deadline:
+                        return
                     continue
                 if not isinstance(one, _End):
                     yield one
-                elif one.failure is None or deadline < float("inf"):
+                elif one.failure is None or deadline is not None:
                     return
                 else:
                     raise one.failure
@@ -156,16 +158,13 @@ class RemoteBackend:
                 turn += 1
                 # Busy with others is no fault of the question, for as long as they are answered.
                 counted += not (failure.kind == "429" and self._finished > finished)
-                wait = self._wait(question.seed, turn)
-                self._note(server, failure, question, counted, wait)
+                self._note(server, failure, question, counted)
                 failed = server
             finally:
                 self._servers.give_back(server)
-            await asyncio.sleep(wait)
+            await asyncio.sleep(self._wait(question.seed, turn))
 
-    def _note(
-        self, server: Server, failure: _Passing, question: Question, counted: int, wait: float
-    ) -> None:
+    def _note(self, server: Server, failure: _Passing, question: Question, counted: int) -> None:
         """Count a failure; ``ModelError`` where it was one too many."""
         said = self._cleaned(str(failure))
         heard = any(one.reached for one in self._servers.all)
@@ -183,9 +182,11 @@ class RemoteBackend:
                 f"{server.address} wants no request for {failure.rest:,.0f} s: {said}.",
                 hint="the same command goes on with what is missing, later",
             )
-        # One that cannot be reached would draw every new question, having none under way.
-        away = failure.kind == "connection" and len(self._servers.all) > 1
-        rest = max(failure.rest or 0.0, wait if away else 0.0)
+        server.failures += 1
+        rest = failure.rest or 0.0
+        if failure.kind == "connection" and len(self._servers.all) > 1:
+            # One that cannot be reached would draw every new question, having none under way.
+            rest = max(rest, self._wait(question.seed, server.failures))
         server.rest(asyncio.get_running_loop().time() + rest)
         self.again[failure.kind] += 1
 
@@ -213,6 +214,7 @@ class RemoteBackend:
             answered = True
             self._finished += 1
             server.answered += 1
+            server.failures = 0
 
         try:
             async with client.stream("POST", url, json=body, headers=headers) as reply:

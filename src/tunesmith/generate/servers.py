@@ -70,6 +70,8 @@ class Server:
     key: str = field(default="", repr=False)
     under_way: int = 0
     answered: int = 0
+    failures: int = 0
+    """Since its last answer."""
     reached: bool = False
     """Whether it ever sent anything."""
     rests_until: float = 0.0
