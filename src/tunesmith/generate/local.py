@@ -13,7 +13,7 @@ from tunesmith.errors import UsageError
 from tunesmith.generate.backends import Question, Stop
 from tunesmith.generate.engine import Engine
 from tunesmith.generate.requests import Completion, Request, Sampling
-from tunesmith.types import StopReason
+from tunesmith.types import Segment, StopReason
 
 TOGETHER = 8
 """Rows that transformers generates at once if nothing is said."""
@@ -22,7 +22,8 @@ TOGETHER = 8
 def rendered(questions: Sequence[Question], renderer: Renderer) -> list[Request]:
     """Return questions as requests; neighbours that share their messages are rendered once."""
     requests: list[Request] = []
-    messages, prompt = None, ()
+    messages: tuple[Segment, ...] | None = None
+    prompt: tuple[int, ...] = ()
     for question in questions:
         if question.messages is not messages:
             messages, prompt = question.messages, renderer.prompt_ids(question.messages)

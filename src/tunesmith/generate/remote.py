@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import json
 import queue
 import random
 import threading
@@ -136,7 +137,11 @@ class RemoteBackend:
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
             follow_redirects=False,
             trust_env=settings.proxies,
-            headers={"Accept-Encoding": "identity", "User-Agent": f"tunesmith/{__version__}"},
+            headers={
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json",
+                "User-Agent": f"tunesmith/{__version__}",
+            },
         )
         async with client, asyncio.TaskGroup() as group:
             for _ in range(most):
@@ -148,9 +153,9 @@ class RemoteBackend:
         """Ask until there is a whole answer, or too many failures have followed each other."""
         counted = turn = 0
         failed: Server | None = None
+        finished = self._finished
         while True:
             server = await self._servers.take(failed)
-            finished = self._finished
             try:
                 await self._once(client, server, question, box)
                 return
@@ -158,6 +163,7 @@ class RemoteBackend:
                 turn += 1
                 # Busy with others is no fault of the question, for as long as they are answered.
                 counted += not (failure.kind == "429" and self._finished > finished)
+                finished = self._finished
                 self._note(server, failure, question, counted)
                 failed = server
             finally:
@@ -205,7 +211,8 @@ class RemoteBackend:
         """Ask one server once; an answer is in ``box`` at the moment at which it is whole."""
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
         url = f"{server.address}/chat/completions"
-        body = body_of(question, self._settings.model)
+        # ASCII, so that a text which is no valid Unicode can be sent as well.
+        body = json.dumps(body_of(question, self._settings.model)).encode()
         answered = False
 
         def whole(answer: Answer) -> None:
@@ -217,7 +224,7 @@ class RemoteBackend:
             server.failures = 0
 
         try:
-            async with client.stream("POST", url, json=body, headers=headers) as reply:
+            async with client.stream("POST", url, content=body, headers=headers) as reply:
                 server.reached = True
                 # Raw: what a server compresses although it was asked not to cannot grow here.
                 async with contextlib.aclosing(reply.aiter_raw()) as pieces:
@@ -267,7 +274,9 @@ class _Asking:
     def __init__(self, backend: RemoteBackend, questions: Sequence[Question]) -> None:
         self.box: queue.SimpleQueue[Completion | _End] = queue.SimpleQueue()
         self._begun: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, args=(backend, questions), daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(backend, questions), daemon=True, name="asking"
+        )
         self._thread.start()
         self._loop, self._task = self._begun.get()
 

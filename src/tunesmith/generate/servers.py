@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import httpx2
+
 from tunesmith.errors import UsageError
 
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -48,13 +50,13 @@ def check_address(address: str) -> str:
     """
     try:
         parts = urlsplit(address)
-        # Reading the port checks it.
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        url = httpx2.URL(address)
+        whole = parts.scheme in ("http", "https") and bool(url.host) and parts.port != 0
+    except (ValueError, httpx2.InvalidURL):
         whole = False
-    if whole and not (parts.username or parts.password or parts.query or parts.fragment):
+    if whole and not set("@?# \t\r\n") & set(address):
         return address.rstrip("/")
-    shown = f"--address {address!r}" if whole is False else "The value of --address"
+    shown = "The value of --address" if "@" in address else f"--address {address!r}"
     raise UsageError(
         f"{shown} is no plain address.",
         expected="http://host:port/v1 or https://host/v1, without a password, ? or #",
