@@ -198,7 +198,8 @@ class RemoteBackend:
 
     def _wait(self, seed: int, turn: int) -> float:
         """Return the seconds before a question is asked again: doubling, and spread by its seed."""
-        longest = min(self._settings.first_wait * 2 ** min(turn - 1, 30), LONGEST_WAIT_S)
+        doubled: float = self._settings.first_wait * 2 ** min(turn - 1, 30)
+        longest = min(doubled, LONGEST_WAIT_S)
         return longest * random.Random(f"{seed} {turn}").uniform(0.5, 1)
 
     async def _once(

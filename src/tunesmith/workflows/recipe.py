@@ -156,8 +156,6 @@ def _run_stage(
 
 def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) -> dict[str, Any]:
     """Return all that decides a stage's output: its settings, what it reads, the version."""
-    from tunesmith.models.load import resolve_model
-
     reads: dict[str, Any] = {}
     for name in _references(recipe, stage):
         if name in records:
@@ -171,6 +169,8 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
     if stage.verb in verbs and not stage.settings.get("address"):
         own = stage.settings.get("from" if stage.verb in STARTS_FROM else "model", "model")
         if own not in records:
+            from tunesmith.models.load import resolve_model
+
             path = resolve_model(recipe.model if own == "model" else str(own)).path
             local = Path(path)
             reads["model"] = hash_tree(local) if local.is_dir() else str(path)
