@@ -294,18 +294,23 @@ def test_an_address_that_nobody_answers_is_given_up_early() -> None:
         list(gone.answers(asked(1)))
 
 
-def test_requests_are_spread_and_a_dead_server_is_passed_over() -> None:
+def test_requests_are_spread() -> None:
     with FakeServer(delay=0.02) as one, FakeServer(delay=0.02) as two:
         both = backend(one, two, connections=4)
         assert len(list(both.answers(asked(20)))) == 20
         assert min(len(one.completed), len(two.completed)) >= 8
         assert re.fullmatch(r"Answers: \S+ \d+, \S+ \d+\.", both.summary())
+
+
+def test_a_dead_server_does_not_draw_every_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "LONGEST_WAIT_S", 60.0)
     with FakeServer() as fake:
-        settings = ServerSettings(("http://127.0.0.1:9/v1", fake.address), "m", connections=4)
-        mixed_up = RemoteBackend(settings)
-        assert len(list(mixed_up.answers(asked(20)))) == 20
-        # It has nothing under way, and yet it does not draw every question.
-        assert mixed_up.again["connection"] <= 8
+        addresses = ("http://127.0.0.1:9/v1", fake.address)
+        settings = ServerSettings(addresses, "m", connections=4, first_wait=0.3)
+        half_dead = RemoteBackend(settings)
+        assert len(list(half_dead.answers(asked(40)))) == 40
+        # It has nothing under way, ever.
+        assert 0 < half_dead.again["connection"] <= 12
 
 
 def test_connections_are_limited() -> None:
