@@ -23,6 +23,8 @@ class StopReason(enum.StrEnum):
     """The caller gave up on it."""
     SCORED = "scored"
     """Nothing was generated: given options were scored by their likelihood."""
+    FILTERED = "filtered"
+    """A server's content filter cut it off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +149,4 @@ class Attempt:
     def verified(self) -> bool:
         """Whether its verdict is a full score and the text came to its own end."""
         full = self.verdict is not None and self.verdict.score == 1.0
-        return full and self.stop is not StopReason.LENGTH
+        return full and self.stop not in (StopReason.LENGTH, StopReason.FILTERED)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from tunesmith.config.options import Options as Options
+from tunesmith.config.schema_backend import BackendOptions
 
 TaskName = Literal[
     "chat", "code", "instruct", "domain", "custom", "units", "maths", "choice", "bbh", "countdown",
@@ -26,18 +29,6 @@ def _switch(true: str, false: str) -> BeforeValidator:
 Recomputed = Annotated[
     Literal["no", "full", "auto"] | Annotated[int, Field(ge=1)], _switch("full", "no")
 ]
-
-
-class Options(BaseModel):
-    """Base of all settings: unknown keys are refused, the string under a field documents it."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-        coerce_numbers_to_str=True,
-    )
 
 
 class TokenizerOptions(Options):
@@ -302,7 +293,7 @@ class QuestionOptions(Options):
     """System message in front of every question, in place of the task's own."""
 
 
-class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions):
+class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, BackendOptions, ModelOptions):
     """Everything that ``tunesmith eval`` knows."""
 
     split: str = "test"
@@ -332,7 +323,7 @@ class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions)
     """Start over instead of going on with stored attempts."""
 
 
-class SampleOptions(OutputOptions, SamplingOptions, QuestionOptions, ModelOptions):
+class SampleOptions(OutputOptions, SamplingOptions, QuestionOptions, BackendOptions, ModelOptions):
     """Everything that ``tunesmith sample`` knows."""
 
     split: str = "train"

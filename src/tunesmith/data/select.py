@@ -13,6 +13,7 @@ from tunesmith.tasks.base import GradedTask
 from tunesmith.types import Attempt, Example, Problem, StopReason
 
 CUT_OFF = "cut off at the token limit"
+FILTERED = "cut off by a content filter"
 NOT_SHOWN = "hinted, and no equation leads to the answer"
 SOLVED_WITHOUT = "hinted, where a path without a hint was verified"
 SAME = "the same path again"
@@ -121,6 +122,8 @@ def _fault(attempt: Attempt, problem: Problem, task: GradedTask, rule: Rule) -> 
     """Return why an attempt cannot be kept whatever the others are; nothing if it can."""
     if attempt.stop is StopReason.LENGTH:
         return CUT_OFF
+    if attempt.stop is StopReason.FILTERED:
+        return FILTERED
     verdict = task.verify(problem, attempt.text)
     if verdict.score != 1.0:
         return verdict.reason or "not verified"

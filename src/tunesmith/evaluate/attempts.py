@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from tunesmith.data.render import Renderer
 from tunesmith.evaluate.rounds import ONE_ROUND, Rounds, with_hint
-from tunesmith.generate.engine import Engine
-from tunesmith.generate.requests import Request, Sampling, attempt_seed
-from tunesmith.models.load import LoadedModel
+from tunesmith.generate.backends import Backend, Question
+from tunesmith.generate.requests import Sampling, attempt_seed
 from tunesmith.tasks.base import GradedTask
 from tunesmith.types import Attempt, Problem, Segment, Verdict
 
@@ -91,15 +89,13 @@ def _described(sampling: Sampling) -> str:
 
 
 def stream_attempts(
-    loaded: LoadedModel,
-    renderer: Renderer,
+    backend: Backend,
     plan: Plan,
     grader: Grader,
     *,
     number: int = 0,
     verified: Collection[tuple[str, int]] = (),
     done: Container[tuple[str, int]] = (),
-    max_slots: int | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Attempt]:
     """Yield each attempt of a round as soon as it is graded; those in ``done`` are not made.
@@ -109,20 +105,19 @@ def stream_attempts(
     the grader's failure is not the model's.
     """
     by_id = {problem.id: problem for problem in plan.problems}
-    requests = []
+    questions = []
     hinted = plan.rounds.hinted(number)
     sampling = plan.rounds.sampling(plan.sampling, number)
     for problem, indices in plan.asked(number, verified):
         wanted = [index for index in indices if (problem.id, index) not in done]
         if not wanted:
             continue
-        prompt = renderer.prompt_ids(plan.messages(problem, hinted=hinted))
+        messages = plan.messages(problem, hinted=hinted)
         for index in wanted:
             seed = attempt_seed(plan.seed, problem.id, index)
-            requests.append(Request((problem.id, index), prompt, sampling, seed))
-    engine = Engine(loaded.model, renderer.decode, renderer.stop_ids, max_slots=max_slots)
-    seeds = {request.key: request.seed for request in requests}
-    for completion in engine.run(requests, should_stop=should_stop):
+            questions.append(Question((problem.id, index), messages, sampling, seed))
+    seeds = {question.key: question.seed for question in questions}
+    for completion in backend.answers(questions, should_stop=should_stop):
         problem_id, index = completion.key
         yield Attempt(
             problem_id,

@@ -36,7 +36,8 @@ class Summary:
     """Graded attempts from which an answer could be read."""
     answer_rate: float
     answer_interval: Interval
-    mean_tokens: float
+    mean_tokens: float | None
+    """None where nobody counted them, as with answers of a server."""
     stops: Mapping[str, int]
     """How many attempts ended for which reason."""
     chance: float | None = None
@@ -91,9 +92,16 @@ def summarise(attempts: Sequence[Attempt]) -> Summary:
         answered=answered,
         answer_rate=answered / len(graded) if graded else 0.0,
         answer_interval=wilson(answered, len(graded)),
-        mean_tokens=sum(len(a.tokens) for a in attempts) / len(attempts) if attempts else 0.0,
+        mean_tokens=_mean_tokens(attempts),
         stops=dict(sorted(Counter(attempt.stop.value for attempt in attempts).items())),
     )
+
+
+def _mean_tokens(attempts: Sequence[Attempt]) -> float | None:
+    total = sum(len(attempt.tokens) for attempt in attempts)
+    if not total and any(attempt.text for attempt in attempts):
+        return None
+    return total / len(attempts) if attempts else 0.0
 
 
 def problem_scores(attempts: Iterable[Attempt]) -> dict[str, float]:

@@ -203,7 +203,7 @@ _SCORES = """
     <td data-name="Answered">{{ s.answer_rate|percent }}</td>
     <td data-name="Problems">{{ s.problems|count }}{% if s.ungraded %}
       <span class="small down">{{ s.ungraded|count }} ungraded</span>{% endif %}</td>
-    <td data-name="Mean tokens">{{ "%.0f"|format(s.mean_tokens) }}</td>
+    <td data-name="Mean tokens">{{ "–" if s.mean_tokens is none else "%.0f"|format(s.mean_tokens) }}</td>
   </tr>
   {% endfor %}
   </tbody>

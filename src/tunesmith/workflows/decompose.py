@@ -11,12 +11,10 @@ from tunesmith.config.schema import EvalOptions
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.storage import hash_json
 from tunesmith.workflows import console
-from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.asking import Respondent, open_respondent
 from tunesmith.workflows.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from tunesmith.data.render import Renderer
-    from tunesmith.models.load import LoadedModel
     from tunesmith.tasks.base import GradedTask
     from tunesmith.types import Problem
 
@@ -40,13 +38,12 @@ def decompose(
     task: GradedTask,
     problems: Sequence[Problem],
     folder: Path,
-    loaded: LoadedModel,
-    renderer: Renderer,
+    respondent: Respondent,
 ) -> tuple[list[Problem], str]:
     """Return the problems with their sub-questions, and a hash of these.
 
     They are written greedily, once for each problem, by ``--decomposer`` or the model itself
-    (``loaded``), and stored, so that a stopped evaluation goes on with the same ones.
+    (``respondent``), and stored, so that a stopped evaluation goes on with the same ones.
     """
     from tunesmith.data.socratic import parse_list
     from tunesmith.evaluate.attempts import Plan, stream_attempts
@@ -56,20 +53,22 @@ def decompose(
     from tunesmith.workflows.evaluate import header_of, tell_stored
 
     if options.decomposer is not None:
-        loaded, renderer = open_model(options.model_copy(update={"model": options.decomposer}))
+        other = options.model_copy(update={"model": options.decomposer})
+        respondent = open_respondent(other)
     plan = Plan(task, problems, ASK, Sampling(task.max_new_tokens), 1, options.seed)
-    header = header_of(loaded, renderer, plan, LOG.removesuffix(".jsonl"), options.split)
+    header = header_of(respondent, plan, LOG.removesuffix(".jsonl"), options.split)
     by_id = {problem.id: problem for problem in problems}
-    with AttemptLog(folder / LOG, header, sync_every=50) as log, stop_on_signals() as stop:
+    with (
+        AttemptLog(folder / LOG, header, sync_every=respondent.sync_every) as log,
+        stop_on_signals() as stop,
+    ):
         tell_stored(log, plan)
         with console.bar("sub-questions", len(plan), len(log.done)) as bar:
             stream = stream_attempts(
-                loaded,
-                renderer,
+                respondent.backend,
                 plan,
                 judge_list,
                 done=frozenset(log.done),
-                max_slots=options.batch_size,
                 should_stop=stop,
             )
             for attempt in stream:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from tunesmith.config.schema import EvalOptions, SamplingOptions
 from tunesmith.errors import DataError, Interrupted, UsageError
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
-from tunesmith.workflows.opening import open_model, weights_fingerprint
+from tunesmith.workflows.asking import Respondent, open_respondent, respondent_of
 from tunesmith.workflows.signals import stop_on_signals
 from tunesmith.workflows.votes import check_vote, vote
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tunesmith.evaluate.records import AttemptLog, ResultSet
     from tunesmith.models.load import LoadedModel
     from tunesmith.tasks.base import GradedTask
-    from tunesmith.types import Problem, Verdict
+    from tunesmith.types import Attempt, Problem, Verdict
 
 DEFAULT_QUESTIONS = 400
 
@@ -85,7 +85,7 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     check_vote(options)
     _check_choice(options)
     check_decomposer(options, style)
-    loaded, renderer = open_model(options)
+    respondent = open_respondent(options)
     how = "" if options.choice_by == "generate" else f"-{options.choice_by}"
     name = options.name or f"{task.name}-{style}{how}-{Path(options.model).name}"
     folder = Path(options.output_dir) / name
@@ -93,7 +93,7 @@ def _evaluate(options: EvalOptions) -> EvalResult:
         shutil.rmtree(folder, ignore_errors=True)
     variant = _content_hash(options.examples)
     if style == SOCRATIC:
-        problems, variant = decompose(options, task, problems, folder, loaded, renderer)
+        problems, variant = decompose(options, task, problems, folder, respondent)
     plan = Plan(
         task,
         problems,
@@ -105,9 +105,7 @@ def _evaluate(options: EvalOptions) -> EvalResult:
         choice_by=options.choice_by,
         variant=variant,
     )
-    result = collect(
-        loaded, renderer, plan, task.grade, folder, name, options.split, options.batch_size
-    )
+    result = collect_from(respondent, plan, task.grade, folder, name, options.split)
     if not options.vote:
         return result
     comparison = vote(options, result.results, folder)
@@ -127,6 +125,13 @@ def _check_choice(options: EvalOptions) -> None:
                 "nothing is generated.",
                 hint="leave it out",
             )
+    if options.address or options.backend != "engine":
+        asked = "--address" if options.address else f"--backend {options.backend}"
+        raise UsageError(
+            f"--choice-by {options.choice_by} scores options with local weights; {asked} only "
+            "generates.",
+            hint="--choice-by generate",
+        )
 
 
 def _content_hash(file: str | None) -> str:
@@ -151,45 +156,50 @@ def collect(
     split: str,
     max_slots: int | None = None,
 ) -> EvalResult:
+    """Do what ``collect_from`` does, with a loaded model and the project's own engine."""
+    respondent = respondent_of(loaded, renderer, max_slots)
+    return collect_from(respondent, plan, grader, folder, name, split)
+
+
+def collect_from(
+    respondent: Respondent,
+    plan: Plan,
+    grader: Callable[[Problem, str], Verdict],
+    folder: Path,
+    name: str,
+    split: str,
+) -> EvalResult:
     """Make the attempts of a plan that are not stored yet, then summarise all of them."""
     from tunesmith.evaluate.attempts import GENERATE, stream_attempts
-    from tunesmith.evaluate.choices import stream_choices
     from tunesmith.evaluate.metrics import summarise
     from tunesmith.evaluate.records import ATTEMPTS, SCORES, AttemptLog, load
     from tunesmith.evaluate.thinking import measure_thinking
 
     by_id = {problem.id: problem for problem in plan.problems}
-    header = header_of(loaded, renderer, plan, name, split)
-    path = folder / ATTEMPTS
-    with AttemptLog(path, header, sync_every=50) as log, stop_on_signals() as stop:
+    header = header_of(respondent, plan, name, split)
+    path, sync = folder / ATTEMPTS, respondent.sync_every
+    with AttemptLog(path, header, sync_every=sync) as log, stop_on_signals() as stop:
         tell_stored(log, plan)
         with console.bar(name, len(plan), len(log.done)) as bar:
             right = 0.0
             done = frozenset(log.done)
             stream = (
-                stream_attempts(
-                    loaded,
-                    renderer,
-                    plan,
-                    grader,
-                    done=done,
-                    max_slots=max_slots,
-                    should_stop=stop,
-                )
+                stream_attempts(respondent.backend, plan, grader, done=done, should_stop=stop)
                 if plan.choice_by == GENERATE
-                else stream_choices(loaded, renderer, plan, grader, done=done, should_stop=stop)
+                else _choices(respondent, plan, grader, done, stop)
             )
             for made, attempt in enumerate(stream, 1):
                 log.append(by_id[attempt.problem_id], attempt)
                 right += (attempt.verdict.score or 0.0) if attempt.verdict else 0.0
                 bar.advance(note=f"{100 * right / made:.0f}% right")
+        respondent.tell()
         if stop():
             raise Interrupted(
                 f"Stopped by a signal; {len(log.done)} of {len(plan)} attempts are stored.",
                 hint="the same command goes on from there",
             )
     results = load(folder)
-    tokens, unclosed = measure_thinking(results.attempts, renderer.decode)
+    tokens, unclosed = measure_thinking(results.attempts, respondent.decode)
     summary = replace(
         summarise(results.attempts),
         chance=_chance(plan),
@@ -201,26 +211,40 @@ def collect(
     return EvalResult(folder, results, summary)
 
 
-def header_of(loaded: LoadedModel, renderer: Renderer, plan: Plan, name: str, split: str) -> Any:
+def _choices(
+    respondent: Respondent,
+    plan: Plan,
+    grader: Callable[[Problem, str], Verdict],
+    done: frozenset[tuple[str, int]],
+    stop: Callable[[], bool],
+) -> Iterator[Attempt]:
+    from tunesmith.evaluate.choices import stream_choices
+
+    if respondent.local is None:
+        raise ValueError("options are scored with a loaded model")
+    loaded, renderer = respondent.local
+    return stream_choices(loaded, renderer, plan, grader, done=done, should_stop=stop)
+
+
+def header_of(respondent: Respondent, plan: Plan, name: str, split: str) -> Any:
     """Return the header that says what decides these attempts."""
     from tunesmith.evaluate.attempts import GENERATE
     from tunesmith.evaluate.records import ROUNDS, Header, versions
     from tunesmith.storage import hash_json
 
-    weights = weights_fingerprint(loaded)
+    identity, details = respondent.facts()
     return Header(
         name=name,
         task=plan.task.name,
         split=split,
         prompt=plan.style,
-        model=loaded.ref.described,
+        model=respondent.described,
         seed=plan.seed,
         samples=plan.samples,
         planned=len(plan),
-        fingerprint=hash_json([plan.fingerprint(), weights, renderer.fingerprint]),
+        fingerprint=hash_json([plan.fingerprint(), *identity]),
         details={
-            "weights": weights,
-            "template": renderer.fingerprint,
+            **details,
             "temperature": plan.sampling.temperature,
             **({"system": plan.system} if plan.system else {}),
             **({ROUNDS: asdict(plan.rounds)} if plan.rounds.count > 1 else {}),
@@ -250,9 +274,10 @@ def score_line(summary: Summary) -> str:
         f"{100 * summary.accuracy:.1f}% right (95% interval {100 * ends.low:.1f} to "
         f"{100 * ends.high:.1f}), {100 * summary.answer_rate:.1f}% answered, {summary.n} attempts"
     )
-    if summary.thinking_tokens is not None and summary.unclosed is not None:
+    if summary.thinking_tokens is not None:
         text += f", {summary.thinking_tokens:.0f} tokens of thinking on average"
-        text += f" ({100 * summary.unclosed:.1f}% never closed)"
+    if summary.unclosed is not None:
+        text += f" (thinking never closed in {100 * summary.unclosed:.1f}%)"
     text += f", chance {100 * summary.chance:.1f}%" if summary.chance is not None else ""
     return text + (f", {summary.ungraded} ungraded" if summary.ungraded else "")
 

@@ -15,6 +15,7 @@ from tunesmith.config.load import Resolved
 from tunesmith.errors import UsageError
 from tunesmith.rundir import hash_file, hash_json, hash_tree, write_json
 from tunesmith.workflows import console, recipe_data, recipe_rft
+from tunesmith.workflows.asking import OF_SERVERS
 from tunesmith.workflows.recipe_file import Recipe, Stage, load_recipe
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _references(recipe: Recipe, stage: Stage) -> list[str]:
         wanted += [_head(recipe, name) for name in stage.settings.get("data", [])]
     if stage.verb in STARTS_FROM:
         wanted.append(stage.settings.get("from", "model"))
-    if stage.verb in ("eval", "sample"):
+    if stage.verb in ("eval", "sample") and not stage.settings.get("address"):
         wanted += [stage.settings.get(key, "model") for key in ("model", "decomposer")]
     if stage.verb == "rft":
         recipe_rft.settings_of(recipe, stage)  # faults are found before anything is run
@@ -166,7 +167,8 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
                 reads[f"{name} (held out)"] = hash_file(Path(held_out))
     if stage.verb == "data":
         reads |= recipe_data.contents(recipe, stage)
-    if stage.verb in ("eval", "sample", *STARTS_FROM):
+    verbs = ("eval", "sample", *STARTS_FROM)
+    if stage.verb in verbs and not stage.settings.get("address"):
         own = stage.settings.get("from" if stage.verb in STARTS_FROM else "model", "model")
         if own not in records:
             reads["model"] = _weights(recipe.model if own == "model" else str(own))
@@ -182,7 +184,10 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
     if isinstance(source, str):
         known = recipe_data.content_hash(source)
         reads |= {} if known is None else {source: known}
-    return {"settings": dict(stage.settings), "reads": reads, "version": __version__}
+    # Which server answers, and how fast it is asked, decides no answer that was paid for.
+    how = {"address", *OF_SERVERS} if stage.settings.get("address") else set()
+    settings = {name: value for name, value in stage.settings.items() if name not in how}
+    return {"settings": settings, "reads": reads, "version": __version__}
 
 
 def _weights(name: str) -> str:

@@ -33,10 +33,28 @@ PATHS, ROWS, RECORD = "paths.jsonl", "rows.jsonl", "round.json"
 HELD_OUT = "held-out"
 SELECTION = ("max_paths", "prefer", "max_path_tokens", "keep_gold")
 DECIDED = {
-    "sample": ("task", "dataset", "model", "output", "output_dir", "overwrite", *SELECTION),
-    "later": ("task", "dataset", "model", "output", "output_dir", "overwrite", *SELECTION),
+    "sample": (
+        "task",
+        "dataset",
+        "model",
+        "address",
+        "output",
+        "output_dir",
+        "overwrite",
+        *SELECTION,
+    ),
+    "later": (
+        "task",
+        "dataset",
+        "model",
+        "address",
+        "output",
+        "output_dir",
+        "overwrite",
+        *SELECTION,
+    ),
     "train": ("task", "dataset", "model", "from", "output_dir", "run_name", "resume", "overwrite"),
-    "eval": ("task", "dataset", "model", "name", "output_dir", "overwrite"),
+    "eval": ("task", "dataset", "model", "address", "name", "output_dir", "overwrite"),
 }
 """Settings that a part of the stage cannot have: the stage itself decides or has them."""
 

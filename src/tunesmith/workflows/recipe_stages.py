@@ -29,12 +29,18 @@ def _model(recipe: Recipe, name: str, records: Records) -> str:
     return str(records[name].output) if name in records else name
 
 
+def _asked(recipe: Recipe, settings: dict[str, Any], records: Records) -> str:
+    """Take the model out of the settings of a stage that asks one; servers have names of theirs."""
+    name = str(settings.pop("model", "model"))
+    return name if settings.get("address") else _model(recipe, name, records)
+
+
 def _eval(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
     from tunesmith.workflows.evaluate import evaluate
 
     settings = dict(stage.settings)
-    model = _model(recipe, str(settings.pop("model", "model")), records)
-    if "decomposer" in settings:
+    model = _asked(recipe, settings, records)
+    if "decomposer" in settings and not settings.get("address"):
         settings["decomposer"] = _model(recipe, str(settings["decomposer"]), records)
     given = {**settings, "model": model, "name": stage.name, "output_dir": str(folder.parent)}
     result = evaluate(_options(EvalOptions, given, recipe, stage))
@@ -45,7 +51,7 @@ def _sample(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Pat
     from tunesmith.workflows.sample import sample
 
     settings = dict(stage.settings)
-    model = _model(recipe, str(settings.pop("model", "model")), records)
+    model = _asked(recipe, settings, records)
     select = settings.pop("select", None)
     if isinstance(select, dict):
         settings.update(select)

@@ -73,6 +73,7 @@ class Rollouts:
         """
         from tunesmith.evaluate.attempts import Plan as Asking
         from tunesmith.evaluate.attempts import stream_attempts
+        from tunesmith.generate.local import EngineBackend
         from tunesmith.generate.requests import Sampling
         from tunesmith.train.policy_step import stopped
 
@@ -88,14 +89,8 @@ class Rollouts:
             step_seed(options.seed, step),
         )
         grader = task.verify if options.reward == "verify" else task.grade
-        stream = stream_attempts(
-            self._loaded,
-            self._renderer,
-            asking,
-            grader,
-            max_slots=options.batch_size,
-            should_stop=should_stop,
-        )
+        backend = EngineBackend(self._loaded.model, self._renderer, options.batch_size)
+        stream = stream_attempts(backend, asking, grader, should_stop=should_stop)
         made = {(attempt.problem_id, attempt.index): attempt for attempt in stream}
         if should_stop():
             raise stopped(step)

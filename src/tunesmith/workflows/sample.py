@@ -13,21 +13,19 @@ from tunesmith.errors import Interrupted, UsageError
 from tunesmith.grading.answers import extract_tagged, parse_number
 from tunesmith.storage import write_json, write_text
 from tunesmith.workflows import console
+from tunesmith.workflows.asking import Respondent, open_respondent
 from tunesmith.workflows.evaluate import header_of, tell_stored
-from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.sample_report import Pace, tell
 from tunesmith.workflows.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tunesmith.data.render import Renderer
     from tunesmith.data.select import Pool, Selection
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.evaluate.records import AttemptLog
     from tunesmith.evaluate.rounds import Rounds
     from tunesmith.evaluate.sampled import Sampled
-    from tunesmith.models.load import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +77,18 @@ def _sample(options: SampleOptions) -> SampleResult:
             f"--output {options.output!r} ends in neither .jsonl nor .json.",
             hint=f"--output {output.with_suffix('.jsonl')}",
         )
+    _refuse_tokens(options)
     log_path = output.with_name(output.name + ".attempts.jsonl")
-    if options.overwrite:
-        log_path.unlink(missing_ok=True)
     plan = _plan(options)
     by_id = {problem.id: problem for problem in plan.problems}
-    loaded, renderer = open_model(options)
-    header = header_of(loaded, renderer, plan, output.stem, options.split)
-    with AttemptLog(log_path, header, sync_every=50) as log, stop_on_signals() as stop:
+    respondent = open_respondent(options)
+    if options.overwrite:
+        log_path.unlink(missing_ok=True)
+    header = header_of(respondent, plan, output.stem, options.split)
+    sync = respondent.sync_every
+    with AttemptLog(log_path, header, sync_every=sync) as log, stop_on_signals() as stop:
         tell_stored(log, plan)
-        pace = _ask(loaded, renderer, plan, log, stop, options.batch_size)
+        pace = _ask(respondent, plan, log, stop)
     attempts = load(log_path).attempts
     rule = Rule(options.max_paths, options.prefer, options.max_path_tokens, options.keep_gold)
     chosen = select(by_id, attempts, plan.task, rule)
@@ -153,14 +153,20 @@ def _rounds(options: SampleOptions) -> Rounds:
     return ONE_ROUND
 
 
-def _ask(
-    loaded: LoadedModel,
-    renderer: Renderer,
-    plan: Plan,
-    log: AttemptLog,
-    stop: Callable[[], bool],
-    slots: int | None,
-) -> Pace:
+def _refuse_tokens(options: SampleOptions) -> None:
+    """Refuse to select by tokens, which servers do not tell."""
+    given = {
+        "--max-path-tokens": options.max_path_tokens is not None,
+        f"--prefer {options.prefer}": options.prefer != "farthest",
+    }
+    for name in (name for name, is_given in given.items() if options.address and is_given):
+        raise UsageError(
+            f"{name} counts tokens, which the servers of --address do not tell.",
+            hint="leave it out; --max-new-tokens limits answers",
+        )
+
+
+def _ask(respondent: Respondent, plan: Plan, log: AttemptLog, stop: Callable[[], bool]) -> Pace:
     """Make what is missing of every round, one after the other, and store it."""
     from tunesmith.evaluate.attempts import stream_attempts
 
@@ -176,14 +182,12 @@ def _ask(
         several = f" {number + 1}/{plan.rounds.count}" if plan.rounds.count > 1 else ""
         with console.bar(f"sampling{several}", total, stored, two_lines=True) as bar:
             stream = stream_attempts(
-                loaded,
-                renderer,
+                respondent.backend,
                 plan,
                 plan.task.verify,
                 number=number,
                 verified=frozenset(log.verified),
                 done=frozenset(log.done),
-                max_slots=slots,
                 should_stop=stop,
             )
             for attempt in stream:
@@ -191,11 +195,13 @@ def _ask(
                 pace.add(attempt)
                 bar.advance(note=pace.note())
         if stop():
+            respondent.tell()
             raise Interrupted(
                 f"Stopped by a signal; {len(log.done)} attempts are stored, {total} belong to "
                 f"round {number + 1}.",
                 hint="the same command goes on from there",
             )
+    respondent.tell()
     return pace
 
 

@@ -61,7 +61,7 @@ class Pace:
         for k in sorted({1, run.samples}):
             share = run.pass_at(k)
             parts += [f"pass@{k} {100 * share:.0f}%" if share is not None else ""]
-        parts += [f"{self.tokens_per_second:,.0f} tok/s"]
+        parts += [f"{self.tokens_per_second:,.0f} tok/s"] if self._tokens else []
         return ", ".join(part for part in parts if part)
 
 
@@ -103,9 +103,10 @@ def tell(result: SampleResult) -> None:
             "verified; they enter no score."
         )
     if result.generated:
+        # Servers do not tell their tokens.
+        speed = f", {result.tokens_per_second:,.0f} tokens/s" if result.tokens_per_second else ""
         console.say(
-            f"{result.generated:,} attempts made in {console.clock(result.seconds)}, "
-            f"{result.tokens_per_second:,.0f} tokens/s."
+            f"{result.generated:,} attempts made in {console.clock(result.seconds)}{speed}."
         )
     if not result.rows:
         console.warn("no path was verified, so no sampled row was written; try more --samples")
