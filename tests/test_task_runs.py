@@ -9,6 +9,7 @@ import pytest
 
 from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.cli import main
+from tunesmith.evaluate.records import load
 from tunesmith.tasks.registry import get_task
 
 ROWS = {
@@ -59,3 +60,18 @@ def test_a_task_trains_evaluates_and_samples(task, tmp_path, monkeypatch, capsys
         assert main(["eval", *common, *scored]) == 0
         found = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert (found["n"], found["chance"], found["stops"]) == (2, 0.5, {"scored": 2})
+
+
+def test_sampling_reads_questions_as_evaluation_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("q.csv").write_text("Frage;Antwort\nWas ist 2+2?;4\nWas ist 3+3?;6\n")
+    asked = ["sample", "--task", "qa", "--dataset", "q.csv", "--prompt", "direct", "--samples", "1"]
+    asked += ["--max-new-tokens", "4", "--output", "s.jsonl", "--checker", "number"]
+    assert main(asked) == 3
+    assert "no question (fields: Frage, Antwort)" in capsys.readouterr().err
+    assert main([*asked, "--columns", "question=Frage,answer=Antwort"]) == 0
+    assert len(load("s.jsonl.attempts.jsonl").attempts) == 2
+    assert main(["sample", "--checker", "number", "--output", "u.jsonl"]) == 2
+    assert "--checker does nothing for the task 'units'" in capsys.readouterr().err

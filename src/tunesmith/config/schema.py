@@ -293,7 +293,19 @@ class QuestionOptions(Options):
     """System message in front of every question, in place of the task's own."""
 
 
-class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, BackendOptions, ModelOptions):
+class FileOptions(QuestionOptions):
+    """Questions of a file"""
+
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names of fields of questions: question=Frage,answer=Antwort; also a.b or a template."""
+    checker: str | None = None
+    """How answers of task qa are checked, where a row does not say: exact (default), number,
+    number:0.01, number:1%, contains, regex, choice or f1>=0.5."""
+    examples: str | None = None
+    """File of worked examples for --prompt cot of task bbh; unset takes cot-prompts/SUBTASK.txt."""
+
+
+class EvalOptions(OutputOptions, SamplingOptions, FileOptions, BackendOptions, ModelOptions):
     """Everything that ``tunesmith eval`` knows."""
 
     split: str = "test"
@@ -307,23 +319,16 @@ class EvalOptions(OutputOptions, SamplingOptions, QuestionOptions, BackendOption
     """One answer out of a question's --samples, stored as a set of its own: the most frequent
     (majority), the same weighted by each text's mean token probability, or that of the likeliest
     text (best)."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Names of fields of questions: question=Frage,answer=Antwort; also a.b or a template."""
-    checker: str | None = None
-    """How answers of task qa are checked, where a row does not say: exact (default), number,
-    number:0.01, number:1%, contains, regex, choice or f1>=0.5."""
     choice_by: Literal["generate", "likelihood", "likelihood-normalised"] = "generate"
     """How an option is chosen: by what the model writes, or by the log-probability of each option,
     summed or divided by its bytes (nothing is generated then)."""
-    examples: str | None = None
-    """File of worked examples for --prompt cot of task bbh; unset takes cot-prompts/SUBTASK.txt."""
     name: str | None = None
     """Name in tables and of the folder; made from task, prompt and model if unset."""
     overwrite: bool = False
     """Start over instead of going on with stored attempts."""
 
 
-class SampleOptions(OutputOptions, SamplingOptions, QuestionOptions, BackendOptions, ModelOptions):
+class SampleOptions(OutputOptions, SamplingOptions, FileOptions, BackendOptions, ModelOptions):
     """Everything that ``tunesmith sample`` knows."""
 
     split: str = "train"
@@ -339,7 +344,7 @@ class SampleOptions(OutputOptions, SamplingOptions, QuestionOptions, BackendOpti
     rounds: int = Field(default=1, ge=1)
     """Rounds of attempts; those after the first ask only questions with too few verified ones."""
     enough: int | None = Field(default=None, ge=1)
-    """Verified attempts from which on a question is asked no further; --max-paths if unset."""
+    """Verified attempts from which on a question is asked no further; 4 if unset."""
     round_temperature: float | None = Field(default=None, ge=0)
     """Temperature of the last round, to which those between rise; the same in all if unset."""
     hint_last: bool = False

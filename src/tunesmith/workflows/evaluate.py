@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import EvalOptions, SamplingOptions
-from tunesmith.errors import DataError, Interrupted, UsageError
+from tunesmith.errors import Interrupted, UsageError
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.asking import Respondent, open_respondent, respondent_of
+from tunesmith.workflows.questions import examples_hash, task_of
 from tunesmith.workflows.signals import stop_on_signals
 from tunesmith.workflows.votes import check_vote, vote
 
@@ -58,15 +58,11 @@ def evaluate(options: EvalOptions | None = None, **settings: Any) -> EvalResult:
 def _evaluate(options: EvalOptions) -> EvalResult:
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.generate.requests import Sampling
-    from tunesmith.tasks.base import QuestionSettings
-    from tunesmith.tasks.registry import get_graded_task
     from tunesmith.tasks.sub_questions import SOCRATIC
     from tunesmith.workflows.decompose import check_decomposer, decompose
 
     console.set_level(options.log_level)
-    task = get_graded_task(
-        options.task, QuestionSettings(options.columns, options.checker, options.examples)
-    )
+    task = task_of(options)
     style = task.check_style(options.prompt or task.prompts[0])
     problems = task.problems(
         options.split,
@@ -91,7 +87,7 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     folder = Path(options.output_dir) / name
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-    variant = _content_hash(options.examples)
+    variant = examples_hash(options)
     if style == SOCRATIC:
         problems, variant = decompose(options, task, problems, folder, respondent)
     plan = Plan(
@@ -132,18 +128,6 @@ def _check_choice(options: EvalOptions) -> None:
             "generates.",
             hint="--choice-by generate",
         )
-
-
-def _content_hash(file: str | None) -> str:
-    if not file:
-        return ""
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    except OSError as failure:
-        raise DataError(
-            f"The worked examples {file!r} cannot be read: {failure}.",
-            expected="a text file of blocks «Q: …», «A: …»",
-        ) from None
 
 
 def collect(

@@ -19,6 +19,7 @@ from tunesmith.config.schema_rft import RftOptions
 from tunesmith.errors import DataError, UsageError
 from tunesmith.storage import hash_json, write_json
 from tunesmith.workflows import console
+from tunesmith.workflows.questions import task_of
 from tunesmith.workflows.recipe_file import Recipe, Stage
 from tunesmith.workflows.resuming import going_on
 
@@ -238,10 +239,9 @@ class _Rounds:
     def _pooled(self, number: int) -> tuple[Selection, Pool]:
         from tunesmith.data.select import Rule, pool, select
         from tunesmith.evaluate.records import load
-        from tunesmith.tasks.registry import get_graded_task
 
         options = self.settings.sample(number, "model", self.path(number))
-        task = get_graded_task(options.task)
+        task = task_of(options)
         problems = task.problems(
             options.split, seed=options.question_seed, limit=options.limit, source=options.dataset
         )
@@ -300,18 +300,18 @@ def make_rft(settings: Settings, base: str, folder: Path) -> Path:
 
 def check_questions(settings: Settings) -> None:
     """Refuse held-out questions that are learnt from."""
-    from tunesmith.tasks.registry import get_graded_task
     from tunesmith.workflows.evaluate import DEFAULT_QUESTIONS
     from tunesmith.workflows.rollouts import check_apart
 
     asked = settings.sample(1, "model", Path("round"))
     held = settings.eval(1, "model", Path("round"))
-    task = get_graded_task(asked.task)
-    train = task.problems(
+    train = task_of(asked).problems(
         asked.split, seed=asked.question_seed, limit=asked.limit, source=asked.dataset
     )
     limit = held.limit or DEFAULT_QUESTIONS
-    dev = task.problems(held.split, seed=held.question_seed, limit=limit, source=held.dataset)
+    dev = task_of(held).problems(
+        held.split, seed=held.question_seed, limit=limit, source=held.dataset
+    )
     check_apart(train, dev)
 
 

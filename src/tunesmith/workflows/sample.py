@@ -15,6 +15,7 @@ from tunesmith.storage import write_json, write_text
 from tunesmith.workflows import console
 from tunesmith.workflows.asking import Respondent, open_respondent
 from tunesmith.workflows.evaluate import header_of, tell_stored
+from tunesmith.workflows.questions import examples_hash, task_of
 from tunesmith.workflows.sample_report import Pace, tell
 from tunesmith.workflows.signals import stop_on_signals
 
@@ -116,10 +117,9 @@ def _plan(options: SampleOptions) -> Plan:
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.evaluate.rounds import with_hint
     from tunesmith.generate.requests import Sampling
-    from tunesmith.tasks.registry import get_graded_task
 
     rounds = _rounds(options)
-    task = get_graded_task(options.task)
+    task = task_of(options)
     task.check_style(options.prompt)
     problems = task.problems(
         options.split, seed=options.question_seed, limit=options.limit, source=options.dataset
@@ -129,8 +129,17 @@ def _plan(options: SampleOptions) -> Plan:
             with_hint(task, problem, problem.prompt[-1])
     limit = options.max_new_tokens or task.max_new_tokens
     sampling = Sampling(limit, options.temperature, options.top_p, options.top_k, options.min_p)
-    system, samples = options.system, options.samples
-    return Plan(task, problems, options.prompt, sampling, samples, options.seed, system, rounds)
+    return Plan(
+        task,
+        problems,
+        options.prompt,
+        sampling,
+        options.samples,
+        options.seed,
+        options.system,
+        rounds,
+        variant=examples_hash(options),
+    )
 
 
 def _rounds(options: SampleOptions) -> Rounds:

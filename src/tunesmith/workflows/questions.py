@@ -1,0 +1,35 @@
+"""Which questions a command asks, as its settings say."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.config.schema import EvalOptions, SampleOptions
+from tunesmith.errors import DataError
+
+if TYPE_CHECKING:
+    from tunesmith.tasks.base import GradedTask
+
+
+def task_of(options: EvalOptions | SampleOptions) -> GradedTask:
+    """Return the task, set up to read and check questions; ``UsageError`` for what it ignores."""
+    from tunesmith.tasks.base import QuestionSettings
+    from tunesmith.tasks.registry import get_graded_task
+
+    settings = QuestionSettings(options.columns, options.checker, options.examples)
+    return get_graded_task(options.task, settings)
+
+
+def examples_hash(options: EvalOptions | SampleOptions) -> str:
+    """Return a hash of the worked examples of ``--examples``; nothing without any."""
+    if not options.examples:
+        return ""
+    try:
+        return hashlib.sha256(Path(options.examples).read_bytes()).hexdigest()
+    except OSError as failure:
+        raise DataError(
+            f"The worked examples {options.examples!r} cannot be read: {failure}.",
+            expected="a text file of blocks «Q: …», «A: …»",
+        ) from None
