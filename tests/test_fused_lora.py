@@ -90,3 +90,9 @@ def test_an_adapter_beside_another_is_left_to_peft() -> None:
     model = adapted()
     model.add_adapter("other", model.peft_config["default"])
     assert fuse_lora(model) == 0
+
+
+def test_shapes_alone_are_computed_too() -> None:
+    model = adapted().to("meta")
+    fuse_lora(model)
+    assert model(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta")).logits.shape[1] == 4

@@ -105,10 +105,15 @@ def _forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Ten
         list(active) != [name]
         or drops
         or not x.dtype == base.weight.dtype == down.dtype
-        or torch.is_autocast_enabled(x.device.type)
+        or _casts(x.device.type)
     ):
         return Linear.forward(self, x)
     weight = base.weight if isinstance(base, Conv1D) else base.weight.t()
     flat = x.reshape(-1, x.shape[-1])
     y = _LowRank.apply(flat, weight, base.bias, down, up, self.scaling[name])
     return y.view(*x.shape[:-1], -1)
+
+
+def _casts(device: str) -> bool:
+    """Say whether operations on a device are cast; those on the meta device know no casts."""
+    return device != "meta" and torch.is_autocast_enabled(device)
