@@ -78,6 +78,12 @@ def test_gold_scores_one_and_shuffled_gold_nothing(split):
     assert all(evaluate(p.meta["solution"]) == int(p.reference) for p in problems)
 
 
+def test_a_hint_tells_a_way_and_not_the_target_that_is_known():
+    for one in TASK.problems("train", limit=20):
+        assert one.meta["solution"] in TASK.hint(one)
+        assert f"The answer is {one.reference}" not in TASK.hint(one)
+
+
 def test_problems_follow_from_split_seed_and_index_alone():
     assert draw("train", 5, 17) == draw("train", 5, 17)
     assert len({draw("train", seed, 17).id for seed in range(20)}) > 15

@@ -133,6 +133,13 @@ class CountdownTask(GradedTask):
         segments = (*problem.prompt, Segment("assistant", "\n".join(lines), 1.0))
         return Example(segments, Origin(self.name, item=problem.id))
 
+    def hint(self, problem: Problem) -> str:
+        """Tell an expression: the target stands in the question already."""
+        return (
+            f"(One way is {problem.meta['solution']}. Write the steps that lead to it, as if you "
+            "had not been told.)"
+        )
+
 
 def question(numbers: tuple[int, ...], target: int) -> str:
     """Return the question as it is asked: so short that two of them share no long run of words."""
