@@ -64,6 +64,7 @@ def make_model() -> Any:
 def run_arm(shared: str, steps: int) -> dict[str, Any]:
     from accelerate import Accelerator
 
+    from tunesmith.models.fused_layers import fuse_layers
     from tunesmith.models.memory import use_huge_pages
     from tunesmith.train.batches import make_plan, packed_capacity
     from tunesmith.train.loop import Settings, State, fit, make_optimizer
@@ -74,6 +75,7 @@ def run_arm(shared: str, steps: int) -> dict[str, Any]:
     # The same order in every arm, so that the losses of a step can be compared.
     plan = make_plan(len(rows), ANSWERS, 1, steps, 1, prompts_of(rows))
     model = make_model()
+    fuse_layers(model)  # as a run does
     settings = Settings(
         1e-4,
         "constant",

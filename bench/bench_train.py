@@ -70,6 +70,7 @@ def planned(job: argparse.Namespace, rows: list[Any]) -> Any:
 def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[str, Any]:
     from accelerate import Accelerator
 
+    from tunesmith.models.fused_layers import fuse_layers
     from tunesmith.models.fused_lora import fuse_lora
     from tunesmith.models.memory import use_huge_pages
     from tunesmith.train.batches import packed_capacity
@@ -83,7 +84,8 @@ def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[
         for at, r in enumerate(rows)
     ]
     plan, model = planned(job, rows), trainable(job)
-    fuse_lora(model)  # as a run does
+    fuse_layers(model)  # as a run does
+    fuse_lora(model)
     hidden = model.get_input_embeddings().weight.shape[1]
     capacity = packed_capacity(max(len(row.ids) for row in encoded), hidden, "cpu")
     settings = Settings(1e-4, "constant", capacity=capacity, weight_decay=0.0)

@@ -122,6 +122,11 @@ def trained_below(trunk: Trunk, output: torch.Tensor) -> str | None:
     trained = [(n, p) for n, p in trunk.model.named_parameters() if p.requires_grad]
     if not output.requires_grad or not trained:
         return None
+    # Every output depends on the table, which may take its gradient another way (fused_layers).
+    table = trunk.model.get_input_embeddings().weight
+    for name, parameter in trained:
+        if parameter is table:
+            return str(name)
     gradients = torch.autograd.grad(
         output.float().sum(), [p for _, p in trained], allow_unused=True
     )

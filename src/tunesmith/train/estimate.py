@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from tunesmith.models.adapters import blocks
 from tunesmith.models.attention import packed
@@ -25,6 +24,7 @@ from tunesmith.models.memory import resident_bytes
 from tunesmith.models.packs import Group
 from tunesmith.models.quantize import parameter_bytes, plain_shells
 from tunesmith.train.batches import Plan
+from tunesmith.train.label_loss import label_losses
 from tunesmith.train.largest import groups_of, largest_batches
 from tunesmith.train.loop import Settings, State, fit
 from tunesmith.train.losses import HELD_OUT_CAPACITY, head_places, lay_out, lengths, row_losses
@@ -33,8 +33,6 @@ from tunesmith.types import Encoded
 
 MOMENTS = 2
 """Tensors of AdamW as large as the parameter, besides a step count of 4 bytes."""
-HEAD_COPIES = 3
-"""Tensors of a number a trained token and word: log-probabilities and two gradients of them."""
 EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256
 """Numbers from which bitsandbytes keeps moments in eight bits, and those that share a scale."""
 HELD_OUT_ROWS = 64
@@ -201,15 +199,16 @@ def memory(
     parameters = parameters if held is None else held
     words = model.get_output_embeddings().weight.shape[0]
     size = next(model.parameters()).element_size()
-    log_probabilities = 4 * shape.trained * words
-    head = HEAD_COPIES * log_probabilities
+    # Logits in float32, which become their gradient; the head may want that in its own type.
+    logits = 4 * shape.trained * words
+    head = logits + (size * shape.trained * words if size < 4 else 0)
     if not shape.packing:
         # Without packing the head runs on every position, and so does its gradient.
         head += 2 * size * shape.tokens * words
-    kept = max(0, kept_bytes(model, shape) - log_probabilities)
+    kept = max(0, kept_bytes(model, shape) - logits)
     block = kept // len(blocks(model))
     if recomputed is not None:
-        outside = max(0, kept_bytes(recomputed, shape) - log_probabilities)
+        outside = max(0, kept_bytes(recomputed, shape) - logits)
         layers = sum(
             getattr(layer, "gradient_checkpointing", False) for layer in blocks(recomputed)
         )
@@ -241,9 +240,11 @@ def kept_bytes(model: Any, shape: Shape) -> int:
     with packed(model, shape.groups, shape.attention), hooks:
         # A mask of ones keeps transformers from looking at numbers that the meta device has not.
         mask = torch.ones(1, shape.tokens, device=device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits[0]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits.flatten(
+            0, 1
+        )
         places = torch.zeros(shape.trained, dtype=torch.long, device=device)
-        losses = cross_entropy(logits[: shape.trained].float(), places, reduction="none")
+        losses = label_losses(logits[: shape.trained], places)
     total: int = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     del losses, logits
     return total

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from tunesmith.data.blocks import TokenRows
 from tunesmith.errors import OutOfMemoryError
@@ -15,6 +14,7 @@ from tunesmith.models.attention import packed, positions
 from tunesmith.models.memory import give_back, is_out_of_memory
 from tunesmith.models.packs import Pack
 from tunesmith.train.batches import pack
+from tunesmith.train.label_loss import label_losses
 from tunesmith.train.sharing import Bundle, Rows, alone
 from tunesmith.types import Encoded
 
@@ -126,7 +126,7 @@ def head_logits(
         position_ids=positions(pack.groups, device),
         use_cache=False,
         logits_to_keep=torch.tensor([place for place, _ in pairs], device=device),
-    ).logits[0]
+    ).logits.flatten(0, 1)
     which = None
     if len(pairs) < len(pack.places):
         which = [pairs[pair] for pair in zip(pack.places, pack.targets, strict=True)]
@@ -161,10 +161,7 @@ def _compared(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of each label, in nats, and whether it is the likeliest token."""
     labels = torch.tensor(wanted, device=device)
-    losses = cross_entropy(logits.float(), labels, reduction="none")
-    plain = logits.detach()
-    # The maximum takes a CPU a fraction of the time of its place; a tie is no miss.
-    return losses, plain.gather(-1, labels[:, None])[:, 0] >= plain.amax(-1)
+    return label_losses(logits, labels)
 
 
 def row_losses(

@@ -203,10 +203,13 @@ def make_trainable(config: FineTuningConfig, loaded: LoadedModel) -> Trainable:
     if config.freeze_ratio:
         frozen = freeze_bottom(loaded.model, config.freeze_ratio)
         what += f", {frozen} bottom layers and the embeddings frozen"
-    if config.lora and config.torch_compile == "off":
+    if config.torch_compile == "off":
+        from tunesmith.models.fused_layers import fuse_layers
         from tunesmith.models.fused_lora import fuse_lora
 
-        fuse_lora(loaded.model)
+        fuse_layers(loaded.model)
+        if config.lora:
+            fuse_lora(loaded.model)
     if config.gradient_checkpointing != "no":
         asked = config.gradient_checkpointing
         again = recompute_activations(loaded.model, asked if isinstance(asked, int) else None)
