@@ -1,8 +1,8 @@
 """Two processes that train together: how tests start them, and what runs in each.
 
 Run as a program it carries out a list of jobs (JSON in the first argument), one after the other:
-``env`` to set, ``train`` settings, a ``fault`` to inject, folders to ``keep`` as a copy and to
-``drop`` before.
+``env`` to set, ``train`` settings, those of ``COMMON`` to go ``without``, a ``fault`` to inject,
+folders to ``keep`` as a copy and to ``drop`` before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SHARDS = {
     "FSDP_VERSION": "2",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
 }
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
 COMMON = {
     "dataset": ["rows.jsonl"],
     "model": "base",
@@ -104,7 +105,10 @@ def inject(fault: str, rank: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         if fault == "slow":
             time.sleep(0.3)
-        return losses(*given, **more)
+        found = losses(*given, **more)
+        if fault == "nan" and rank == 1 and calls[0] == 4:
+            found.losses.register_hook(lambda gradient: gradient * float("nan"))
+        return found
 
     loop.token_losses = token_losses
     if fault == "broken":
@@ -139,7 +143,7 @@ def main() -> None:
 
     rank = int(os.environ["RANK"])
     for job in json.loads(sys.argv[1]):
-        for name in SHARDS:
+        for name in (*SHARDS, *ZERO):
             os.environ.pop(name, None)
         os.environ.update(job.get("env", {}))
         if job.get("fault"):
@@ -150,7 +154,8 @@ def main() -> None:
             for name in job.get("drop", []):
                 shutil.rmtree(name)
         try:
-            tunesmith.train(**{**COMMON, **job["train"]})
+            common = {n: value for n, value in COMMON.items() if n not in job.get("without", [])}
+            tunesmith.train(**{**common, **job["train"]})
         except TunesmithError as mistake:
             print(f"error: {mistake}", file=sys.stderr, flush=True)
             sys.exit(mistake.exit_code)

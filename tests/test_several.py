@@ -130,7 +130,6 @@ LAUNCHED = {"LOCAL_RANK": "0", "WORLD_SIZE": "2"}
         (SHARDS | {"FSDP_OFFLOAD_PARAMS": "true"}, {}, "OFFLOAD"),
         (SHARDS | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "CHECKPOINTING"),
         (SHARDS, {"optim": "adafactor"}, "adafactor"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, "DeepSpeed"),
         ({"WORLD_SIZE": "1"}, {"stall_seconds": 5}, "does nothing in one process"),
         ({"WORLD_SIZE": "", "PMI_SIZE": "2"}, {}, "mpirun"),
     ],

@@ -142,8 +142,7 @@ def test_a_process_that_dies_leaves_none_behind(env: dict[str, str]) -> None:
 
 
 def test_accelerate_launches_two_processes_and_says_why_they_failed() -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.launch"]
-    launch += ["--config_file", str(RECIPES / "cpu_two.yaml"), "-m", "tunesmith", "train"]
+    launch = ["--config_file", str(RECIPES / "cpu_two.yaml"), "-m", "tunesmith", "train"]
     given = [
         part
         for name, value in COMMON.items()
@@ -152,19 +151,20 @@ def test_accelerate_launches_two_processes_and_says_why_they_failed() -> None:
             *(value if isinstance(value, list) else [str(value)]),
         )
     ]
-    done = _launched([*launch, "--device", "cpu", *given, "--run-name", "launched"])
+    done = launched([*launch, "--device", "cpu", *given, "--run-name", "launched"])
     assert done.returncode == 0, done.stderr
     direct = run({"train": {"run_name": "direct"}})
     assert [code for code, _ in direct] == [0, 0]
     assert all(torch.equal(v, weights("direct")[name]) for name, v in weights("launched").items())
-    failed = _launched([*launch, "--device", "cpu", *given, "--dataset", "none.jsonl"])
+    failed = launched([*launch, "--device", "cpu", *given, "--dataset", "none.jsonl"])
     assert failed.returncode == 1
     assert failed.stderr.count("error: ") == 1
     assert "none.jsonl" in failed.stderr
     assert "exitcode  : 3" in failed.stderr
 
 
-def _launched(command: list[str]) -> subprocess.CompletedProcess[str]:
+def launched(given: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", *given]
     process = subprocess.Popen(
         command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -27,6 +27,7 @@ from tunesmith.train.sharing import Bundle, Rows, alone, bundles, packs
 from tunesmith.train.shrink import within_memory
 from tunesmith.train.update import update
 from tunesmith.train.watch import RowSeen, Watch
+from tunesmith.train.zero import Zero
 from tunesmith.types import Encoded
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class State:
     """All that changes while training; with the plan it is all that a resume needs."""
 
     model: Any
-    optimizer: torch.optim.Optimizer
+    optimizer: Any
+    """One of PyTorch's interface, or ``Zero``."""
     step: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     scaler: Any = None
@@ -107,6 +109,11 @@ class State:
     overflows: int = 0
     """Steps in a row that the scaler has skipped."""
     decisions: Decisions = field(default_factory=Decisions)
+
+    @property
+    def meets(self) -> bool:
+        """Return whether processes meet within every micro-batch, for weights or gradients."""
+        return processes.is_sharded(self.model) or isinstance(self.optimizer, Zero)
 
 
 def make_optimizer(model: Any, settings: Settings) -> torch.optim.Optimizer:
@@ -264,14 +271,14 @@ def _backward(
     def split(mine: Sequence[int]) -> list[list[Bundle]]:
         return micro_batches(mine, made, work.sizes, settings)
 
-    batches, counted = processes.share(picked, split, state.model, accelerator)
+    batches, counted = processes.share(picked, split, state.meets, accelerator)
     total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
     watch, stopped = Watch(), False
     for number, bundled in enumerate(batches):
         pulse.note(state.step, f"micro-batch {number + 1} of {len(batches)}")
         stopped = stopped or work.should_stop()
-        # Shards are gathered in every micro-batch, so there all go on to the end of the step.
-        if stopped and not processes.is_sharded(state.model):
+        # Where the others would wait in every micro-batch, all go on to the end of the step.
+        if stopped and not state.meets:
             break
         members = [at for bundle in bundled for at in bundle.rows]
         batch = lay_out(made, bundled) if settings.packing else [made[at] for at in members]
@@ -287,11 +294,14 @@ def _backward(
                     state.model, batch, accelerator.device, packing=settings.packing
                 )
             loss = (found.losses * found.weights).sum() / weight * (number < counted)
-            accelerator.backward(loss * processes.scale(state.model, accelerator))
+            if isinstance(state.optimizer, Zero):
+                state.optimizer.backward(loss, last)
+            else:
+                accelerator.backward(loss * processes.scale(state.model, accelerator))
             total += loss.detach()
             if number < counted:
                 watch.add(members, found)
-    if processes.settle(state.model, stopped, accelerator):
+    if processes.settle(state.model, stopped, accelerator, state.meets):
         state.optimizer.zero_grad(set_to_none=True)
         raise Interrupted(
             f"Stopped by a signal after step {state.step}.",
@@ -318,6 +328,8 @@ def _noise(
 
 
 def _clip(state: State, settings: Settings, accelerator: Any) -> float:
+    if isinstance(state.optimizer, Zero):
+        return state.optimizer.norm()  # its step clips
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     limit = settings.max_grad_norm or float("inf")
     return processes.number(accelerator.clip_grad_norm_(parameters, limit))

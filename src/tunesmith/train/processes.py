@@ -58,17 +58,17 @@ def lost(failure: BaseException) -> bool:
 def share(
     picked: Sequence[int],
     split: Callable[[Sequence[int]], list[T]],
-    model: Any,
+    equally_often: bool,
     accelerator: Any,
 ) -> tuple[list[T], int]:
     """Return the micro-batches of this process in a step, and how many of them count.
 
-    With shards all processes must run the model equally often, so those with fewer micro-batches
-    get further ones, of a row that another process trains, to be counted as nothing.
+    Where all processes must run the model ``equally_often``, those with fewer micro-batches get
+    further ones, of a row that another process trains, to be counted as nothing.
     """
     count = accelerator.num_processes
     mine = split(own_rows(picked, accelerator.process_index, count))
-    if count == 1 or not is_sharded(model):
+    if count == 1 or not equally_often:
         return mine, len(mine)
     most = max(len(split(own_rows(picked, at, count))) for at in range(count))
     return [*mine, *split(picked[:1]) * (most - len(mine))], len(mine)
@@ -89,7 +89,7 @@ def last_alone_synchronises(model: Any, last: bool) -> Iterator[None]:
     yield
 
 
-def settle(model: Any, stopped: bool, accelerator: Any) -> bool:
+def settle(model: Any, stopped: bool, accelerator: Any, summed_already: bool) -> bool:
     """Sum a step's gradients over the processes; say whether any of them was stopped.
 
     After a stop the gradients are worth nothing.
@@ -102,7 +102,7 @@ def settle(model: Any, stopped: bool, accelerator: Any) -> bool:
     with needing_others("the sum over processes"):
         dist.all_reduce(words)
         summed = words.tolist()
-        if not summed[0] and not is_sharded(model):
+        if not summed[0] and not summed_already:
             # What no process has a gradient for stays without one, as with a single process.
             _sum_gradients([p for p, n in zip(trained, summed[1:], strict=True) if n])
     return bool(summed[0])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from tunesmith.config.load import ARGUMENT, FLAG, Resolved
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import UsageError
+from tunesmith.workflows import zero
 
-Way = Literal["copies", "shards"]
-"""Each process has the whole model, or a shard of it."""
+Way = Literal["copies", "shards", "zero"]
+"""Each process has the whole model, a shard of it, or (DeepSpeed) a shard of its optimiser."""
 
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -48,6 +50,8 @@ def check_launch(resolved: Resolved[FineTuningConfig]) -> Way:
     if processes() == 1:
         if resolved.sources.get("stall_seconds") in (FLAG, ARGUMENT):
             raise UsageError("--stall-seconds does nothing in one process.", hint="leave it out")
+        if "LOCAL_RANK" in env and _is_on(env, zero.SWITCH):
+            zero.check_zero(resolved, env, 1)
         return "copies"
     _check_precision(config, env)
     _check_unread(env)
@@ -64,12 +68,9 @@ def check_launch(resolved: Resolved[FineTuningConfig]) -> Way:
     if _is_on(env, "ACCELERATE_USE_FSDP"):
         _check_shards(config, env)
         return "shards"
-    if _is_on(env, "ACCELERATE_USE_DEEPSPEED"):
-        raise UsageError(
-            "DeepSpeed makes its updates within the backward pass, before a loss can be looked at, "
-            "and keeps its state in pickles; neither is done here.",
-            hint="recipes/accelerate/fsdp2.yaml, which shards weights and optimiser as well",
-        )
+    if _is_on(env, zero.SWITCH):
+        zero.check_zero(resolved, env, processes())
+        return "zero"
     return "copies"
 
 
@@ -149,6 +150,17 @@ def _check_shards(config: FineTuningConfig, env: Mapping[str, str]) -> None:
             "--optim adafactor cannot work on shards: PyTorch's has no rule for their norms.",
             hint="--optim adamw, or recipes/accelerate/ddp.yaml",
         )
+
+
+@contextmanager
+def without_wrapper() -> Iterator[None]:
+    """Hide DeepSpeed's switch from accelerate, whose own wrapper makes updates by itself."""
+    switch = os.environ.pop(zero.SWITCH, None)
+    try:
+        yield
+    finally:
+        if switch is not None:
+            os.environ[zero.SWITCH] = switch
 
 
 def reshards() -> bool:

@@ -21,7 +21,7 @@ from tunesmith.config.load import Resolved
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import Interrupted, TrainingError, TunesmithError
 from tunesmith.rundir import RunDir
-from tunesmith.workflows import console, launched
+from tunesmith.workflows import console, launched, zero
 from tunesmith.workflows.launched import Way
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Team:
 
     def check_copies(self, model: Any) -> None:
         """Raise ``TrainingError`` if the copies of a model have come apart."""
-        if self.wire is None or self.way != "copies":
+        if self.wire is None or self.way == "shards":
             return
         from tunesmith.train.processes import fingerprint
 
@@ -131,15 +131,21 @@ class Team:
 def together(resolved: Resolved[FineTuningConfig]) -> Iterator[Team]:
     """Join the processes that were launched; a failure in one of them ends all with its code."""
     way = launched.check_launch(resolved)
-    count = launched.processes()
-    if count == 1:
+    if launched.processes() == 1:
         yield Team(way)
         return
+    with launched.without_wrapper(), _joined(resolved, way) as team:
+        yield team
+
+
+@contextmanager
+def _joined(resolved: Resolved[FineTuningConfig], way: Way) -> Iterator[Team]:
+    count = launched.processes()
     config, rank = resolved.options, launched.rank()
     if rank:
         console.keep_quiet()
         warnings.simplefilter("ignore")
-    _connect(config)
+    _connect(config, way)
     from tunesmith.train import pulse
     from tunesmith.train.store import next_run, open_store
     from tunesmith.train.wire import Wire
@@ -153,14 +159,17 @@ def together(resolved: Resolved[FineTuningConfig]) -> Iterator[Team]:
         yield team
         team.meet()
     except BaseException as failure:
-        _fail(failure, failures, watch, rank)
+        _fail(failure, failures, watch, team, rank)
     watch.stop()
 
 
-def _connect(config: FineTuningConfig) -> None:
+def _connect(config: FineTuningConfig, way: Way) -> None:
+    cpu = config.device == "cpu" or not launched.has_cuda()
+    if way == "zero" and cpu:
+        # DeepSpeed picks a kind of device when it is imported, which accelerate does already.
+        os.environ["DS_ACCELERATOR"] = "cpu"
     from accelerate.state import PartialState
 
-    cpu = config.device == "cpu" or not launched.has_cuda()
     # The watch ends a run that stalls; the library's own limit is for when it cannot.
     limit = timedelta(seconds=max(1800.0, 4 * config.stall_seconds))
     with warnings.catch_warnings():
@@ -168,13 +177,15 @@ def _connect(config: FineTuningConfig) -> None:
         PartialState(cpu=cpu, timeout=limit)
 
 
-def _fail(failure: BaseException, failures: Failures, watch: Watch, rank: int) -> None:
+def _fail(failure: BaseException, failures: Failures, watch: Watch, team: Team, rank: int) -> None:
     """Raise the failure if it is the run's first one, else leave with the first one's code."""
     if threading.current_thread() is threading.main_thread():
         # The launcher ends the others' processes once one has ended; this one has more to say.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
     failure = _explained(failure, failures, watch)
+    if team.way == "zero":
+        zero.without_resume(failure)
     code, text = _code(failure), str(failure)
     if failures.claim(code, text):
         if isinstance(failure, TunesmithError) and rank and not isinstance(failure, Interrupted):

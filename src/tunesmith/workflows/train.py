@@ -12,7 +12,7 @@ from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.errors import CheckpointError, DivergedError
 from tunesmith.rundir import RunDir
-from tunesmith.workflows import compiling, console, minutes, safety
+from tunesmith.workflows import compiling, console, minutes, safety, zero
 from tunesmith.workflows.conditions import conditions
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.footprint import settle_checkpointing
@@ -155,7 +155,7 @@ class _Run:
         state = self._state(settings)
         begin_smaller(state, smaller, settings)
         first, began = state.step, time.monotonic()
-        with safety.last_step_kept(lambda: self._checkpoint(state), state, self.run, self.team):
+        with self._stoppable(state):
             with (
                 stop_on_signals(launched=self.team.several) as stop,
                 compiling.failures_explained(self.config, stop, lambda: state.step),
@@ -207,6 +207,16 @@ class _Run:
             held_loss,
         )
 
+    def _stoppable(self, state: State) -> AbstractContextManager[None]:
+        """Return what sees to it that a run that is stopped leaves all that it can."""
+
+        def save() -> None:
+            self._checkpoint(state)
+
+        if self.team.way == "zero":
+            return zero.nothing_kept(state, self.team, save)
+        return safety.last_step_kept(save, state, self.run, self.team)
+
     def _fit_into_minutes(self, baseline_seconds: float) -> Settings:
         self.config = self.opened.config = minutes.fit_into_minutes(
             self.opened, self.accelerator, self.sources, self.run.path, baseline_seconds, self.limit
@@ -245,7 +255,10 @@ class _Run:
         self.conditions = conditions(config, self.rows.rows, self.loaded.model)
         model = make_trainable(config, self.loaded, self.accelerator, self.team.way)
         compiling.compile_layers(config, model)
-        state = State(model, make_optimizer(model, settings))
+        optimizer: Any = make_optimizer(model, settings)
+        if self.team.way == "zero":
+            optimizer = zero.share_out(optimizer, config.max_grad_norm, self.accelerator)
+        state = State(model, optimizer)
         state.scaler = getattr(self.accelerator, "scaler", None)
         self.model = model
         decided = None
@@ -389,7 +402,10 @@ class _Run:
             "processes": team.count,
         }
         rows = self.metrics.ledger.tensors()
-        if team.way == "shards":
+        if team.way == "zero":
+            team.check_copies(state.model)
+            check_finite(state)
+        elif team.way == "shards":
             checkpoint.save(folder, state, extra, rows, team.wire)
         else:
             team.check_copies(state.model)
