@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import tunesmith
 from test_engine import STOP, decode, make_requests
 from tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
 from tunesmith.cli import main
+from tunesmith.config.schema import ModelOptions
+from tunesmith.data.render import Renderer
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.evaluate.records import load as load_set
 from tunesmith.generate.engine import Engine
@@ -30,6 +33,7 @@ from tunesmith.models.int8_weights import (
     quantise_rows,
 )
 from tunesmith.models.load import load
+from tunesmith.workflows.voices import open_base
 
 IDS = torch.arange(4, 44)[None]
 QUIET = {"log_level": "error", "max_new_tokens": 4, "limit": 2}
@@ -312,19 +316,58 @@ def test_an_evaluation_says_int8_and_is_a_set_of_its_own(
     assert f"{small.folder.name}: " in capsys.readouterr().out
 
 
-def test_generate_and_its_base_are_both_in_int8(
-    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return a list that grows with every run of the engine: whether its model is in int8."""
+    found: list[bool] = []
     run = Engine.run
 
     def look(self: Engine, *given: Any, **more: Any) -> Any:
-        seen.append(any(isinstance(m, Int8Linear) for m in self._model.modules()))
+        found.append(any(isinstance(m, Int8Linear) for m in self._model.modules()))
         return run(self, *given, **more)
 
     monkeypatch.setattr(Engine, "run", look)
+    return found
+
+
+@pytest.mark.parametrize("weights", ["full", "int8"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["eval", "--limit", "1"],
+        ["sample", "--prompt", "direct", "--limit", "1", "--samples", "1", "--output", "o.jsonl"],
+        ["generate", "--prompt", "a"],
+        ["chat"],
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_every_verb_that_generates_takes_it(
+    verb: list[str], weights: str, base: Path, seen: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    assert main([*verb, "--model", "base", "--max-new-tokens", "2", "--weights", weights]) == 0
+    assert seen == [weights == "int8"]
+
+
+def test_generate_and_its_base_are_both_in_int8(
+    base: Path, seen: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = adapter()
     line = ["generate", "--prompt", "a", "--model", folder, "--compare-base", "--max-new-tokens"]
     assert main([*line, "3", "--weights", "int8"]) == 0
     assert seen == [True, True]
-    assert "Weights in int8, a scale for each row: 16 matrices" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Weights in int8, a scale for each row: 16 matrices" in said
+
+
+def test_the_base_of_a_whole_model_is_in_int8_too(base: Path) -> None:
+    """As that of an adapter, which is the same copy of the weights."""
+    run = Path("runs/r")
+    (run / "final_model").mkdir(parents=True)
+    tiny_model("llama", seed=1).save_pretrained(run / "final_model")
+    tiny_tokenizer().save_pretrained(run / "final_model")
+    (run / "config.yaml").write_text("model: base\n", encoding="utf-8")
+    for int8 in (False, True):
+        tuned = load(str(run), int8=int8)
+        before = open_base(ModelOptions(), tuned, Renderer(tuned.tokenizer))
+        assert bool(before.loaded.int8) is int8

@@ -128,7 +128,7 @@ class Int8Embedding(_Rows):
 
 def block_rows(rows: int, columns: int, dtype: torch.dtype) -> int:
     """Return how many rows of a matrix are multiplied at once; at least one."""
-    return max(1, min(rows, BLOCK_BYTES // (columns * dtype.itemsize)))
+    return max(1, min(rows, BLOCK_BYTES // int(columns * dtype.itemsize)))
 
 
 def _buffer(size: int, like: torch.Tensor) -> torch.Tensor:
@@ -148,7 +148,7 @@ def quantise_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     scales = torch.empty(weight.shape[0], device=weight.device)
-    rows = block_rows(*weight.shape, torch.float32)
+    rows = block_rows(weight.shape[0], weight.shape[1], torch.float32)
     for start in range(0, weight.shape[0], rows):
         some = weight[start : start + rows].float()
         scale = some.abs().amax(1) / LARGEST
@@ -161,7 +161,7 @@ def quantise_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, scales
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
+@torch.no_grad()
 def hold_in_int8(model: Any, dtype: torch.dtype) -> Int8Weights:
     """Quantise a model in place, one matrix after the other, and free each at once.
 
