@@ -102,6 +102,7 @@ def test_a_row_of_zeros_stays_one(tiny: float) -> None:
     with torch.no_grad():
         layer.weight[2] = tiny
     held = in_int8(layer)
+    assert held.scales[2] == 1
     assert held(torch.randn(4, 7))[:, 2].tolist() == [layer.bias[2].item()] * 4
 
 
@@ -214,6 +215,9 @@ def test_an_adapter_lies_on_top(arch: str, kind: dict[str, Any], base: Path) -> 
     assert not {type(m) for m in loaded.model.modules()} & {Conv1D, torch.nn.Embedding} or (
         arch == "gpt2"
     )
+    assert not [
+        n for n, m in loaded.model.named_modules() if isinstance(m, Int8Linear) and "lora_" in n
+    ]
     other = tiny_model(arch)
     hold_in_int8(other, torch.float32)
     with torch.no_grad():
@@ -232,19 +236,22 @@ def test_an_adapter_lies_on_top(arch: str, kind: dict[str, Any], base: Path) -> 
 def test_what_an_adapter_brings_stays_whole(base: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     model = get_peft_model(tiny_model("llama"), config)
     with torch.no_grad():
         for name, value in model.named_parameters():
             if "modules_to_save" in name:
-                value += 1
+                value += 1e-4
     model.peft_config["default"].base_model_name_or_path = "base"
     model.save_pretrained("adapter")
     loaded = load("adapter", int8=True)
-    [saved] = [v for n, v in load_file("adapter/adapter_model.safetensors").items() if "embed" in n]
-    words = loaded.model.get_input_embeddings()
-    ids = torch.tensor([7])
-    assert torch.equal(words(ids)[0], saved[7])
+    [saved] = [v for n, v in load_file("adapter/adapter_model.safetensors").items() if "head" in n]
+    head = loaded.model.get_output_embeddings()
+    torch.testing.assert_close(head(torch.eye(32)).t(), saved, rtol=0, atol=0)
+    # A file in a narrower type does not round them either.
+    tiny_model("llama").to(torch.bfloat16).save_pretrained("base")
+    head = load("adapter", int8=True).model.get_output_embeddings()
+    torch.testing.assert_close(head(torch.eye(32)).t(), saved, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("arch", ["llama", "gemma3"])
