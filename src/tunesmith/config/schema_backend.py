@@ -9,7 +9,15 @@ from pydantic import Field
 from tunesmith.config.options import Options
 
 
-class BackendOptions(Options):
+class WeightOptions(Options):
+    """Weights"""
+
+    weights: Literal["full", "int8"] = "full"
+    """int8 holds linear layers, embeddings and head in eight bits with a scale for each row: about
+    a quarter of float32's memory, answers that differ a little. For generating only."""
+
+
+class BackendOptions(WeightOptions):
     """Who answers"""
 
     backend: Literal["engine", "transformers", "vllm"] = "engine"

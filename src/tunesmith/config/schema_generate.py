@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunesmith.config.schema import DrawOptions, ModelOptions, Options, SamplingOptions
+from tunesmith.config.schema_backend import WeightOptions
 
 
 class DocumentOptions(Options):
@@ -36,7 +37,7 @@ class AnswerOptions(Options):
     """Texts that end an answer; they are cut off."""
 
 
-class GenerateOptions(DocumentOptions, AnswerOptions, SamplingOptions, ModelOptions):
+class GenerateOptions(DocumentOptions, AnswerOptions, SamplingOptions, WeightOptions, ModelOptions):
     """Everything that ``tunesmith generate`` knows."""
 
     prompt: str | None = None
@@ -56,7 +57,7 @@ class GenerateOptions(DocumentOptions, AnswerOptions, SamplingOptions, ModelOpti
     """Let the model that was tuned answer too, beside the tuned one."""
 
 
-class ChatOptions(DocumentOptions, AnswerOptions, DrawOptions, ModelOptions):
+class ChatOptions(DocumentOptions, AnswerOptions, DrawOptions, WeightOptions, ModelOptions):
     """Everything that ``tunesmith chat`` knows."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -12,7 +12,8 @@ import torch
 
 from tunesmith.data.hub import unreachable
 from tunesmith.data.new_tokens import NewTokens
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, UsageError
+from tunesmith.models.int8_weights import Int8Weights, hold_in_int8
 from tunesmith.models.memory import use_huge_pages
 from tunesmith.models.quantize import Quantised, look_at, quantisation_config
 
@@ -56,7 +57,14 @@ class LoadedModel:
     new_tokens: NewTokens | None = None
     """Tokens that ``tokenizer`` has and the base had not; their rows come with the training."""
     quantised: Quantised | None = None
-    """What of the weights is held in four or eight bits."""
+    """What of the weights bitsandbytes holds in four or eight bits."""
+    int8: Int8Weights | None = None
+    """What of the weights is held in eight bits for generating only."""
+
+    @property
+    def described(self) -> str:
+        """Return how the model was found, and that its weights are not what was found there."""
+        return self.ref.described + (", weights in int8" if self.int8 else "")
 
     @property
     def max_positions(self) -> int:
@@ -114,12 +122,14 @@ def load(
     device: str = "auto",
     trainable: bool = False,
     bits: str | None = None,
+    int8: bool = False,
 ) -> LoadedModel:
     """Load a model and its tokenizer; nothing but safetensors is read and no foreign code is run.
 
     ``dtype`` auto is bfloat16 on a GPU that has it and float32 elsewhere. An adapter is put on its
     base; ``trainable`` lets training go on in it. ``bits`` is 4bit or 8bit for a base that is
-    quantised while it is loaded, which needs bitsandbytes.
+    quantised while it is loaded, which needs bitsandbytes. ``int8`` holds the weights in eight bits
+    without it, for a model that only generates.
     """
     use_huge_pages()
     ref = resolve_model(name)
@@ -134,14 +144,19 @@ def load(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     extra: dict[str, Any] = {}
+    if int8:
+        _check_int8(ref, wanted, train=trainable or bits is not None)
     if bits:
         # Quantised weights are made where they stay.
         config = quantisation_config(bits, wanted)
         extra = {"quantization_config": config, "device_map": {"": chosen}}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            ref.path, dtype=wanted, use_safetensors=True, trust_remote_code=False, **extra
-        )
+        extra |= {"use_safetensors": True, "trust_remote_code": False}
+        stored = _stored_type(ref, wanted) if int8 else wanted
+        model = AutoModelForCausalLM.from_pretrained(ref.path, dtype=stored, **extra)
+        if any(b.is_floating_point() and b.dtype == stored != wanted for b in model.buffers()):
+            # Numbers that the model computes by itself were rounded to the narrower type, too.
+            model = AutoModelForCausalLM.from_pretrained(ref.path, dtype=wanted, **extra)
         tokenizer = _tokenizer(AutoTokenizer, ref)
     except ModelError:
         raise
@@ -158,8 +173,9 @@ def load(
         model = PeftModel.from_pretrained(model, ref.adapter, is_trainable=trainable)
     if not bits:
         model.to(chosen)
+    held = hold_in_int8(model, wanted) if int8 else None
     model.eval()
-    return LoadedModel(model, tokenizer, ref, chosen, wanted, quantised=quantised)
+    return LoadedModel(model, tokenizer, ref, chosen, wanted, quantised=quantised, int8=held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +253,48 @@ def _check_folder(ref: ModelRef) -> None:
             expected="tokenizer.json and tokenizer_config.json beside the weights",
             hint="copy the tokenizer of the model it was made from into that folder",
         )
+
+
+def _check_int8(ref: ModelRef, dtype: torch.dtype, *, train: bool) -> None:
+    """Refuse what weights in int8 do not go with, before anything is loaded."""
+    if train:
+        raise UsageError(
+            "Weights in int8 cannot be trained, nor quantised once more.",
+            expected="a model that only generates",
+        )
+    if dtype == torch.float16:
+        raise UsageError(
+            "Weights in int8 do not go with float16: sums of their products may pass its largest "
+            "number.",
+            hint="--dtype bfloat16, or float32",
+        )
+    config = Path(ref.path) / "config.json"
+    if config.is_file() and _json(config).get("quantization_config"):
+        raise ModelError(
+            f"{ref.path} was quantised when it was saved, so int8 would round it again.",
+            hint="--weights full, or the model before it was quantised",
+        )
+
+
+def _stored_type(ref: ModelRef, wanted: torch.dtype) -> torch.dtype:
+    """Return the type to load weights in that become int8 matrix by matrix: that of their file.
+
+    What lies in a file in this type is mapped from it and takes no memory of its own. ``wanted``
+    where it is narrower, where a file has several types or cannot be seen, and for an adapter that
+    brings whole modules, which would be rounded to the narrower type.
+    """
+    from safetensors import safe_open
+
+    files = sorted(Path(ref.path).glob("*.safetensors"))
+    brings = ("modules_to_save", "trainable_token_indices")
+    if ref.adapter and any(_json(Path(ref.adapter) / "adapter_config.json").get(b) for b in brings):
+        return wanted
+    found = set()
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            found |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    narrow = found == {"BF16"} and wanted == torch.float32
+    return torch.bfloat16 if narrow else wanted
 
 
 def _check_network(ref: ModelRef) -> None:

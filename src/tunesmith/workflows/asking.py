@@ -30,7 +30,7 @@ OF_SERVERS = (
     "address_proxy",
 )
 """Settings that say something only with ``address``."""
-OF_WEIGHTS = ("backend", "dtype", "device", "chat_template", "batch_size")
+OF_WEIGHTS = ("backend", "weights", "dtype", "device", "chat_template", "batch_size")
 """Settings that say nothing with it."""
 
 
@@ -76,7 +76,7 @@ def open_respondent(options: AskOptions) -> Respondent:
     _refuse_changed(options, OF_SERVERS, "does nothing without --address")
     if options.backend == "vllm":
         return _vllm(options)
-    loaded, renderer = open_model(options)
+    loaded, renderer = open_model(options, int8=options.weights == "int8")
     if options.backend == "engine":
         return respondent_of(loaded, renderer, options.batch_size)
     from tunesmith.generate.local import TransformersBackend
@@ -92,11 +92,11 @@ def open_respondent(options: AskOptions) -> Respondent:
 
 def _local(backend: Backend, loaded: LoadedModel, renderer: Renderer, name: str = "") -> Respondent:
     def facts() -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        weights = weights_fingerprint(loaded)
-        return _facts(weights, renderer, name)
+        identity, details = _facts(weights_fingerprint(loaded), renderer, name)
+        return identity, {**details, **({"weight format": "int8"} if loaded.int8 else {})}
 
     both = (loaded, renderer)
-    return Respondent(backend, loaded.ref.described, facts, both, renderer.decode)
+    return Respondent(backend, loaded.described, facts, both, renderer.decode)
 
 
 def _facts(
@@ -116,7 +116,9 @@ def _vllm(options: AskOptions) -> Respondent:
     from tunesmith.models.load import resolve_model
     from tunesmith.storage import hash_tree
 
-    _refuse_changed(options, ("batch_size", "device"), "does nothing with --backend vllm")
+    _refuse_changed(
+        options, ("weights", "batch_size", "device"), "does nothing with --backend vllm"
+    )
     ref = resolve_model(options.model)
     renderer, _ = open_renderer(options, options.model, None)
     weights = hash_tree(ref.path) if Path(ref.path).is_dir() else ref.path

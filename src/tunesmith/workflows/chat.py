@@ -83,7 +83,7 @@ def _open(options: ChatOptions) -> Session:
     if "" in options.stop:
         raise UsageError("--stop is empty.", expected="a text that ends an answer")
     shelf = Shelf(options) if options.documents else None
-    loaded, renderer = open_model(options)
+    loaded, renderer = open_model(options, int8=options.weights == "int8")
     sampling = Sampling(
         options.max_new_tokens or DEFAULT_TOKENS,
         options.temperature,

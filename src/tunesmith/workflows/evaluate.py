@@ -83,7 +83,8 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     check_decomposer(options, style)
     respondent = open_respondent(options)
     how = "" if options.choice_by == "generate" else f"-{options.choice_by}"
-    name = options.name or f"{task.name}-{style}{how}-{Path(options.model).name}"
+    held = "" if options.weights == "full" else f"-{options.weights}"
+    name = options.name or f"{task.name}-{style}{how}-{Path(options.model).name}{held}"
     folder = Path(options.output_dir) / name
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)

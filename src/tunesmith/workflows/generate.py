@@ -76,7 +76,7 @@ def _generate(options: GenerateOptions, out: Answers | None) -> tuple[list[Answe
     _check(options)
     prompts = _prompts(options)
     shelf = Shelf(options) if options.documents else None
-    loaded, renderer = open_model(options)
+    loaded, renderer = open_model(options, int8=options.weights == "int8")
     base = open_base(options, loaded, renderer) if options.compare_base else None
     sampling = _sampling(options)
     asked = [_ask(options, prompt, shelf, loaded, renderer, sampling) for prompt in prompts]

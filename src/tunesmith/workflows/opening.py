@@ -18,7 +18,11 @@ DEFAULT_LENGTH = 2048
 
 
 def open_model(
-    options: ModelOptions, *, trainable: bool = False, bits: str | None = None
+    options: ModelOptions,
+    *,
+    trainable: bool = False,
+    bits: str | None = None,
+    int8: bool = False,
 ) -> tuple[LoadedModel, Renderer]:
     """Load the model that the settings name, and the renderer for its chat template."""
     _quiet()
@@ -26,7 +30,12 @@ def open_model(
     from tunesmith.models.load import load
 
     loaded = load(
-        options.model, dtype=options.dtype, device=options.device, trainable=trainable, bits=bits
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        trainable=trainable,
+        bits=bits,
+        int8=int8,
     )
     renderer = Renderer(loaded.tokenizer, options.chat_template, loaded.eos_ids)
     dtype = str(loaded.dtype).removeprefix("torch.")
@@ -35,6 +44,8 @@ def open_model(
         from tunesmith.models.quantize import ROUNDED
 
         console.say(f"{loaded.quantised}.{f' {ROUNDED}' if bits == '8bit' else ''}")
+    if loaded.int8 is not None:
+        console.say(f"{loaded.int8}. Answers may differ a little from those of the full weights.")
     if renderer.form in ("plain", "instruction") and options.chat_template == "auto":
         console.say("The model brings no chat template; a plain form of its own tokens is used.")
     return loaded, renderer

@@ -43,8 +43,9 @@ def open_base(options: ModelOptions, tuned: LoadedModel, renderer: Renderer) -> 
     from tunesmith.models.load import load
 
     name = ref.path if ref.adapter else began_with(ref.path)
-    loaded = load(name, dtype=options.dtype, device=str(tuned.device))
-    console.say(f"Base: {loaded.ref.described}.")
+    int8 = tuned.int8 is not None
+    loaded = load(name, dtype=options.dtype, device=str(tuned.device), int8=int8)
+    console.say(f"Base: {loaded.described}.")
     own = Renderer(loaded.tokenizer, options.chat_template, loaded.eos_ids)
     if loaded.tokenizer.chat_template is None and options.chat_template == "auto":
         # What the run made of a base without a template is the form that it was compared in.
