@@ -174,8 +174,22 @@ class FakeServer:
                 f"no \x1b[31mkey\n {asked.headers.get('authorization')} " + "x" * 999,
                 "X-Nothing: 1",
             ),
+            "too many": ("400 Bad Request", "max_tokens is too large", "X-Nothing: 1"),
+            "both too many": (
+                "400 Bad Request",
+                "'max_tokens' or 'max_completion_tokens' is too large",
+                "X-Nothing: 1",
+            ),
+            "renamed": (
+                "400 Bad Request",
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                "'max_completion_tokens' instead.",
+                "X-Nothing: 1",
+            ),
             "moved": ("307 Temporary Redirect", "", f"Location: {self.text}"),
         }
+        if how == "renamed" and "max_completion_tokens" in asked.body:
+            how = "fine"
         if how in refusals:
             status, said, line = refusals[how]
             await writer.whole(status, json.dumps({"error": {"message": said}}), line)

@@ -28,6 +28,7 @@ from tunesmith.generate.requests import Completion, Sampling
 from tunesmith.generate.servers import ServerSettings, check_address
 from tunesmith.types import Segment, StopReason
 
+LIMITS = ("max_tokens", "max_completion_tokens")
 SECRET = "sk-very-secret-1234567890"
 
 
@@ -184,6 +185,28 @@ def test_what_is_posted() -> None:
         [done] = ask(fake, asked(1, **more))
         assert {name: fake.asked[1].body[name] for name in more} == {**more, "stop": ["\n"]}
         assert done.logprobs == (-0.5,)
+
+
+def test_the_limit_goes_by_the_name_that_a_server_takes() -> None:
+    with FakeServer(lambda *_: "renamed") as newer, FakeServer() as older:
+        both = backend(newer, older, connections=2, retries=0)
+        assert len(list(both.answers(asked(20)))) == 20
+        refused = [one for one in newer.asked if "max_tokens" in one.body]
+        # What was under way already is all that is refused.
+        assert 1 <= len(refused) <= 2
+        assert both.again == {"max_completion_tokens": len(refused)}
+        assert [one.body["max_completion_tokens"] for one in newer.asked if one not in refused]
+        assert not [one for one in newer.asked if len({*LIMITS} & {*one.body}) != 1]
+        assert not [one for one in older.asked if "max_completion_tokens" in one.body]
+        assert "max_completion_tokens" in both.summary()
+
+
+@pytest.mark.parametrize(("how", "times"), [("too many", 1), ("both too many", 2)])
+def test_a_limit_that_is_too_large_is_a_sentence(how: str, times: int) -> None:
+    with FakeServer(lambda *_: how) as fake:
+        with pytest.raises(ModelError, match="is too large"):
+            ask(fake, asked(1))
+        assert len(fake.asked) == times
 
 
 def test_seeds_fit_every_server() -> None:

@@ -30,7 +30,7 @@ from tunesmith.generate.replies import (
     read_fault,
 )
 from tunesmith.generate.requests import Completion
-from tunesmith.generate.servers import Server, Servers, ServerSettings, told
+from tunesmith.generate.servers import NEWER, Server, Servers, ServerSettings, told
 
 CONNECT_S = 10.0
 LONGEST_WAIT_S = 60.0
@@ -60,6 +60,10 @@ class _Passing(Exception):
         self.kind = kind
         self.rest = rest
         """Seconds for which the server wants no request, where it said so."""
+
+
+class _Renamed(Exception):
+    """A server wants the limit of an answer under its other name; the question is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,9 @@ class RemoteBackend:
             try:
                 await self._once(client, server, question, box)
                 return
+            except _Renamed:  # no failure, so that nothing is waited for or counted as one
+                self.again[NEWER] += 1
+                continue
             except _Passing as failure:
                 turn += 1
                 # Busy with others is no fault of the question, for as long as they are answered.
@@ -213,7 +220,8 @@ class RemoteBackend:
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
         url = f"{server.address}/chat/completions"
         # ASCII, so that a text which is no valid Unicode can be sent as well.
-        body = json.dumps(body_of(question, self._settings.model)).encode()
+        limit = server.limit
+        body = json.dumps(body_of(question, self._settings.model, limit)).encode()
         answered = False
 
         def whole(answer: Answer) -> None:
@@ -230,7 +238,10 @@ class RemoteBackend:
                 # Raw: what a server compresses although it was asked not to cannot grow here.
                 async with contextlib.aclosing(reply.aiter_raw()) as pieces:
                     if not reply.is_success:
-                        raise self._refused(server, reply, await read_fault(pieces, server.key))
+                        said = await read_fault(pieces, server.key)
+                        if reply.status_code == 400 and server.renames(limit, said):
+                            raise _Renamed
+                        raise self._refused(server, reply, said)
                     kind = reply.headers.get("content-type", "")
                     await read_answer(pieces, whole, streamed="json" not in kind)
         except (httpx2.TransportError, BrokenReply) as failure:

@@ -96,10 +96,10 @@ class Answer:
         return Completion(question.key, (), text, self.stop, kept)
 
 
-def body_of(question: Question, model: str) -> dict[str, Any]:
+def body_of(question: Question, model: str, limit: str) -> dict[str, Any]:
     """Return what is posted for a question; settings that do nothing are left out.
 
-    Seeds are cut to 31 bits, which every server takes.
+    ``limit`` is the server's name for the most tokens of an answer. Seeds are cut to 31 bits, which every server takes.
     """
     sampling = question.sampling
     body: dict[str, Any] = {
@@ -108,7 +108,7 @@ def body_of(question: Question, model: str) -> dict[str, Any]:
             {"role": turn.role or "user", "content": turn.text, **turn.extra}
             for turn in question.messages
         ],
-        "max_tokens": sampling.max_new_tokens,
+        limit: sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "seed": question.seed & 0x7FFFFFFF,
         "n": 1,
