@@ -95,6 +95,8 @@ class FakeServer:
         self._tasks: set[Any] = set()
         self._streams: list[asyncio.StreamWriter] = []
         self._ready = threading.Event()
+        self.release = threading.Event()
+        """Lets answers go on that are held in their middle."""
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
@@ -214,6 +216,8 @@ class FakeServer:
                 await writer.chunk(data)
 
         half = len(self.text) // 2
+        if how == "thinking":
+            await send(event(piece(reasoning_content="Let me ")) + event(piece(reasoning="see.\n")))
         await send(b": hello\r\n\r\n" + event(piece(role="assistant", content="")))
         # An event may come in any pieces.
         first = event(piece(content=self.text[:half], logprobs={"content": [{"logprob": -0.5}]}))
@@ -227,6 +231,8 @@ class FakeServer:
         if how == "fault in stream":
             await send(event({"error": {"message": "out of memory"}}))
             return False
+        while how == "held" and not self.release.is_set():
+            await asyncio.sleep(0.01)
         if how == "slow":
             await asyncio.sleep(0.1)
         await send(event(piece(content=self.text[half:])))
