@@ -76,13 +76,16 @@ def key_of(body: dict[str, Any]) -> str:
 
 
 class FakeServer:
-    """Serves ``/v1/chat/completions`` on a free port of this machine."""
+    """Serves ``/v1/chat/completions`` on a free port of this machine.
+
+    ``text`` is the answer; what is behaved as json may make it of the question.
+    """
 
     def __init__(
         self,
         behave: Behave = lambda _question, _before: "fine",
         *,
-        text: str = "So it is.\n<answer>7</answer>",
+        text: Any = "So it is.\n<answer>7</answer>",
         retry_after: str = "0.05",
         delay: float = 0.0,
     ) -> None:
@@ -197,7 +200,8 @@ class FakeServer:
             await writer.whole(status, json.dumps({"error": {"message": said}}), line)
             return True
         if how == "json":
-            message = {"role": "assistant", "content": self.text}
+            said = self.text(asked.question) if callable(self.text) else self.text
+            message = {"role": "assistant", "content": said}
             reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
             self.completed.append(asked.question)
             await writer.whole("200 OK", json.dumps(reply))

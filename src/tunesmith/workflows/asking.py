@@ -148,7 +148,7 @@ def _servers(options: AskOptions) -> Respondent:
     settings = ServerSettings(
         addresses,
         options.model,
-        _key(options, addresses),
+        key_of(options.api_key_env, addresses),
         options.connections,
         options.requests_per_minute,
         options.address_timeout,
@@ -171,28 +171,28 @@ def _servers(options: AskOptions) -> Respondent:
     )
 
 
-def _key(options: AskOptions, addresses: tuple[str, ...]) -> str:
-    """Return the servers' key; one that is named has to be there, and to be kept secret."""
+def key_of(named: str | None, addresses: tuple[str, ...], flag: str = "--api-key-env") -> str:
+    """Return the servers' key; one that ``flag`` has named is to be there, and kept secret."""
     from tunesmith.generate.servers import keeps_secrets
 
-    name = options.api_key_env or KEY
+    name = named or KEY
     key = os.environ.get(name, "").strip()
     if not key:
-        if options.api_key_env is None:
+        if named is None:
             return ""
         raise UsageError(
             f"The environment variable {name} is not set or empty.",
             expected="the servers' key in it",
-            hint=f"export {name}=…; or leave out --api-key-env",
+            hint=f"export {name}=…; or leave out {flag}",
         )
     if not (key.isascii() and key.isprintable()):
         raise UsageError(f"The key in {name} holds characters that no header takes.")
     in_the_clear = [address for address in addresses if not keeps_secrets(address)]
-    if in_the_clear and options.api_key_env is not None:
+    if in_the_clear and named is not None:
         raise UsageError(
             f"The key in {name} would be sent unencrypted to {in_the_clear[0]}.",
             expected="an https:// address, this very machine, or no key",
-            hint="leave out --api-key-env; or reach the server through an SSH tunnel",
+            hint=f"leave out {flag}; or reach the server through an SSH tunnel",
         )
     if in_the_clear:
         console.say(f"The key in {name} is not sent to {', '.join(in_the_clear)}: not encrypted.")
