@@ -38,8 +38,8 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def command(fake: FakeServer, *more: str) -> list[str]:
-    words = ["generate", "--model", "teacher", "--address", fake.address]
-    return [*words, "--address-timeout", "0.3", *more]
+    words = ["generate", "--model", "teacher", "--address", fake.address, "--connections", "8"]
+    return [*words, *more]
 
 
 def prompts(count: int) -> list[str]:
@@ -89,9 +89,7 @@ def test_one_answer_grows_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     with FakeServer(lambda *_: "held", text=text) as fake:
         watch = threading.Thread(target=show, args=(fake,))
         watch.start()
-        assert (
-            main([*command(fake, "Why?"), "--address-timeout", "9", "--address-retries", "0"]) == 0
-        )
+        assert main(command(fake, "Why?")) == 0
         watch.join()
     assert terminal.getvalue() == f"{text}\n"
 
