@@ -76,13 +76,16 @@ def key_of(body: dict[str, Any]) -> str:
 
 
 class FakeServer:
-    """Serves ``/v1/chat/completions`` on a free port of this machine."""
+    """Serves ``/v1/chat/completions`` on a free port of this machine.
+
+    ``text`` is the answer; what is behaved as json may make it of the question.
+    """
 
     def __init__(
         self,
         behave: Behave = lambda _question, _before: "fine",
         *,
-        text: str = "So it is.\n<answer>7</answer>",
+        text: Any = "So it is.\n<answer>7</answer>",
         retry_after: str = "0.05",
         delay: float = 0.0,
     ) -> None:
@@ -95,6 +98,8 @@ class FakeServer:
         self._tasks: set[Any] = set()
         self._streams: list[asyncio.StreamWriter] = []
         self._ready = threading.Event()
+        self.release = threading.Event()
+        """Lets answers go on that are held in their middle."""
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
@@ -174,14 +179,29 @@ class FakeServer:
                 f"no \x1b[31mkey\n {asked.headers.get('authorization')} " + "x" * 999,
                 "X-Nothing: 1",
             ),
+            "too many": ("400 Bad Request", "max_tokens is too large", "X-Nothing: 1"),
+            "both too many": (
+                "400 Bad Request",
+                "'max_tokens' or 'max_completion_tokens' is too large",
+                "X-Nothing: 1",
+            ),
+            "renamed": (
+                "400 Bad Request",
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                "'max_completion_tokens' instead.",
+                "X-Nothing: 1",
+            ),
             "moved": ("307 Temporary Redirect", "", f"Location: {self.text}"),
         }
+        if how == "renamed" and "max_completion_tokens" in asked.body:
+            how = "fine"
         if how in refusals:
             status, said, line = refusals[how]
             await writer.whole(status, json.dumps({"error": {"message": said}}), line)
             return True
         if how == "json":
-            message = {"role": "assistant", "content": self.text}
+            said = self.text(asked.question) if callable(self.text) else self.text
+            message = {"role": "assistant", "content": said}
             reply = {"choices": [{"message": message, "finish_reason": "stop"}]}
             self.completed.append(asked.question)
             await writer.whole("200 OK", json.dumps(reply))
@@ -200,6 +220,8 @@ class FakeServer:
                 await writer.chunk(data)
 
         half = len(self.text) // 2
+        if how == "thinking":
+            await send(event(piece(reasoning_content="Let me ")) + event(piece(reasoning="see.\n")))
         await send(b": hello\r\n\r\n" + event(piece(role="assistant", content="")))
         # An event may come in any pieces.
         first = event(piece(content=self.text[:half], logprobs={"content": [{"logprob": -0.5}]}))
@@ -213,6 +235,8 @@ class FakeServer:
         if how == "fault in stream":
             await send(event({"error": {"message": "out of memory"}}))
             return False
+        while how == "held" and not self.release.is_set():
+            await asyncio.sleep(0.01)
         if how == "slow":
             await asyncio.sleep(0.1)
         await send(event(piece(content=self.text[half:])))

@@ -13,14 +13,13 @@ from tunesmith.cli import VERBS
 from tunesmith.config import flags
 from tunesmith.config.load import resolve
 from tunesmith.config.schema import (
-    CompareOptions,
     EvalOptions,
     FineTuningConfig,
     Options,
-    RunRecipeOptions,
 )
 from tunesmith.config.schema_data import ShowOptions
 from tunesmith.config.schema_generate import GenerateOptions
+from tunesmith.config.schema_results import CompareOptions, RunRecipeOptions
 
 ROOT = Path(__file__).parent.parent
 KINDS = [(name, verb.settings(), verb.positional) for name, verb in VERBS.items()]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fake_openai import FakeServer
 from tunesmith.cli import main
-from tunesmith.data.raft.address import Address
+from tunesmith.config.schema_raft import RaftOptions
 from tunesmith.data.raft.checks import check_rows
 from tunesmith.data.raft.chunks import Chunk, chunk_documents
 from tunesmith.data.raft.documents import Document, Pair, read_documents
@@ -41,7 +39,9 @@ from tunesmith.data.raft.rows import (
 )
 from tunesmith.data.raft.templates import ask
 from tunesmith.errors import DataError, ModelError, UsageError
+from tunesmith.generate import remote as generate_remote
 from tunesmith.types import Origin
+from tunesmith.workflows.raft_makers import question_maker
 
 TOWNS = ("Arlon", "Brest", "Calais", "Dijon", "Evian", "Fulda", "Gotha", "Halle", "Ieper", "Jena")
 ORIGIN = Origin("t")
@@ -388,70 +388,54 @@ def test_embeddings_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "tunesmith[embeddings]" in caught.value.hint
 
 
-class Server(HTTPServer):
-    answers: list[tuple[int, bytes]]
-    seen: list[dict[str, Any]]
+def about_bread(asked: str) -> str:
+    """Return a question of the town that a prompt is about, which its text answers."""
+    name = next(name for name in TOWNS if name in asked)
+    return f"Q: What bread do people like in {name}?\nA: {name}ish bread"
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            made.seen.append({"path": self.path, "key": self.headers["Authorization"], **body})
-            status, content = made.answers.pop(0)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    made = Server(("127.0.0.1", 0), Handler)
-    made.answers, made.seen = [], []
-    thread = threading.Thread(target=made.serve_forever)
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
-
-
-def said(text: str) -> tuple[int, bytes]:
-    return 200, json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+def remote(fake: FakeServer, **more: Any) -> Any:
+    options = RaftOptions(documents=["x"], address=fake.address, address_model="m", **more)
+    return question_maker(options, "address")
 
 
 def test_an_address_is_asked_again_after_a_passing_failure(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(generate_remote, "LONGEST_WAIT_S", 0.01)
     monkeypatch.setenv("MY_KEY", "secret")
-    server.answers = [(503, b"busy"), (429, b"slow"), said("Hello")]
-    url = f"http://127.0.0.1:{server.server_port}/v1/"
-    assert Address(url, "m", key_variable="MY_KEY", wait=0).replies(["Hi"]) == ["Hello"]
-    assert [seen["path"] for seen in server.seen] == ["/v1/chat/completions"] * 3
-    assert server.seen[0]["key"] == "Bearer secret"
-    assert server.seen[0]["messages"] == [{"role": "user", "content": "Hi"}]
+    with FakeServer(lambda _, before: ("error", "busy", "thinking")[before], text="Hello") as fake:
+        assert remote(fake, address_key="MY_KEY").replies(["Hi"]) == ["Hello"]
+        assert [seen.target for seen in fake.asked] == ["/v1/chat/completions"] * 3
+        assert fake.asked[0].headers["authorization"] == "Bearer secret"
+        assert fake.asked[0].body["messages"] == [{"role": "user", "content": "Hi"}]
+        assert fake.asked[0].body["temperature"] == 0
 
 
-def test_an_address_that_fails_says_why(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    server.answers = [(401, b"no key")]
-    with pytest.raises(ModelError, match="HTTP 401: no key"):
-        Address(url, "m", wait=0).replies(["Hi"])
-    assert len(server.seen) == 1
-    server.answers = [(500, b"")] * 2
-    with pytest.raises(ModelError, match="HTTP 500"):
-        Address(url, "m", wait=0, retries=1).replies(["Hi"])
-    server.answers = [(200, b"[]")]
-    with pytest.raises(ModelError, match="without choices"):
-        Address(url, "m", wait=0).replies(["Hi"])
-    with pytest.raises(ModelError, match="gave no reply: ConnectionRefusedError"):
-        Address("http://127.0.0.1:9/v1", "m", wait=0, retries=1).replies(["Hi"])
-    with pytest.raises(UsageError, match="is no address"):
-        Address("localhost:80", "m")
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    with pytest.raises(UsageError, match="unencrypted"):
-        Address("http://example.org/v1", "m")
+def test_an_address_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate_remote, "LONGEST_WAIT_S", 0.01)
+    with FakeServer(lambda *_: "denied") as fake:
+        with pytest.raises(ModelError, match="status 401") as caught:
+            remote(fake).replies(["Hi"])
+        assert len(fake.asked) == 1
+        assert "--address-model" in caught.value.hint
+    with FakeServer(lambda *_: "error") as fake:
+        with pytest.raises(ModelError, match=r"2 tries.*status 500") as caught:
+            remote(fake, address_retries=1).replies(["Hi"])
+        # Nothing is stored, so nothing goes on.
+        assert "goes on" not in str(caught.value)
+        fake.port = 9
+        with pytest.raises(ModelError, match="ConnectError"):
+            remote(fake, address_retries=1).replies(["Hi"])
+    for address, variable, message in (
+        ("localhost:80", "OPENAI_API_KEY", "is no plain address"),
+        ("http://example.org/v1", "MY_KEY", "unencrypted"),
+        ("http://example.org/v1", "NO_SUCH", "NO_SUCH is not set"),
+    ):
+        monkeypatch.setenv("MY_KEY", "secret")
+        options = RaftOptions(documents=["x"], address=address, address_key=variable)
+        with pytest.raises(UsageError, match=message):
+            question_maker(options, "address")
 
 
 @pytest.fixture
@@ -562,15 +546,12 @@ def test_tokens_of_the_model_limit_chunks(folder: Path, tmp_path: Path, tiny: Pa
         assert len(tokenizer(json.loads(text)["oracle_context"])["input_ids"]) <= 64
 
 
-def test_a_model_is_asked(
-    folder: Path, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_is_asked(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The address answers of every chunk; the built-in model writes no question that counts."""
     line = ["data", "raft", str(folder), "--output", str(tmp_path / "o.jsonl")]
-    names = sorted(TOWNS)
-    server.answers = [said(f"Q: What bread do people like in {n}?\nA: {n}ish bread") for n in names]
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    assert main([*line, "--ask", "address", "--address", url]) == 0
+    with FakeServer(lambda *_: "json", text=about_bread) as fake:
+        assert main([*line, "--ask", "address", "--address", fake.address]) == 0
+        assert len(fake.asked) == len(TOWNS)
     rows = [json.loads(text) for text in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert len(rows) == 9
     assert main([*line, "--ask", "model", "--max-questions", "1", "--overwrite"]) == 3

@@ -28,6 +28,7 @@ from tunesmith.generate.requests import Completion, Sampling
 from tunesmith.generate.servers import ServerSettings, check_address
 from tunesmith.types import Segment, StopReason
 
+LIMITS = ("max_tokens", "max_completion_tokens")
 SECRET = "sk-very-secret-1234567890"
 
 
@@ -46,7 +47,7 @@ def asked(count: int, **sampling: Any) -> list[Question]:
 
 def backend(*fakes: FakeServer, **settings: Any) -> RemoteBackend:
     addresses = tuple(fake.address for fake in fakes)
-    given = {"timeout": 0.3, "connections": 8, "first_wait": 0.02, **settings}
+    given = {"timeout": 30.0, "connections": 8, "first_wait": 0.02, **settings}
     return RemoteBackend(ServerSettings(addresses, "teacher", **given))
 
 
@@ -54,11 +55,11 @@ def ask(fake: FakeServer, questions: Sequence[Question], **settings: Any) -> lis
     return list(backend(fake, **settings).answers(questions))
 
 
-def command(*fakes: FakeServer, name: str = "a", limit: int = 12) -> list[str]:
+def command(*fakes: FakeServer, name: str = "a", limit: int = 12, timeout: float = 30) -> list[str]:
     addresses = [word for fake in fakes for word in ("--address", fake.address)]
     return [
         *("eval", "--model", "teacher", *addresses, "--limit", str(limit), "--name", name),
-        *("--address-timeout", "0.3", "--log-level", "info"),
+        *("--address-timeout", str(timeout), "--log-level", "info"),
     ]
 
 
@@ -77,7 +78,9 @@ def test_each_question_is_stored_once_and_nothing_finished_is_asked_again(
     faults: tuple[str, ...],
 ) -> None:
     with servers(mixed(faults, 1), mixed(faults, 2)) as fakes:
-        assert main([*command(*fakes)]) == 0
+        # A machine that is busy elsewhere may be silent as well, so only a hang is cut short.
+        words = command(*fakes, timeout=0.3 if "hang" in faults else 30)
+        assert main(words) == 0
         stored = [a.problem_id for a in load("runs/a").attempts]
         completed = [question for fake in fakes for question in fake.completed]
         assert len(stored) == len(set(stored)) == 12
@@ -87,7 +90,7 @@ def test_each_question_is_stored_once_and_nothing_finished_is_asked_again(
             assert sum(len(fake.asked) for fake in fakes) > 12
         # Nothing is missing, so nothing is asked.
         before = [len(fake.asked) for fake in fakes]
-        assert main([*command(*fakes)]) == 0
+        assert main(words) == 0
         assert [len(fake.asked) for fake in fakes] == before
 
 
@@ -129,7 +132,7 @@ def test_a_signal_ends_it_within_a_second_and_keeps_what_is_whole() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
         threading.Thread(target=stop, daemon=True).start()
-        code = main([*command(fake), "--address-timeout", "30"])
+        code = main(command(fake))
         assert code == 130
         assert time.monotonic() - sent[0] < 1
         assert 0 < len(load("runs/a").attempts) == len(fake.completed) < 12
@@ -138,7 +141,7 @@ def test_a_signal_ends_it_within_a_second_and_keeps_what_is_whole() -> None:
 def test_a_stop_yields_what_is_whole_already() -> None:
     stopping = threading.Event()
     with FakeServer() as fake:
-        stream = backend(fake, timeout=30).answers(asked(30), should_stop=stopping.is_set)
+        stream = backend(fake).answers(asked(30), should_stop=stopping.is_set)
         first = next(stream)
         wait_for(lambda: len(fake.completed) == 30)
         time.sleep(0.1)
@@ -148,7 +151,7 @@ def test_a_stop_yields_what_is_whole_already() -> None:
 
 def test_leaving_a_stream_drops_its_requests() -> None:
     with FakeServer(lambda q, _: "fine" if q.endswith("#0") else "hang") as fake:
-        stream = backend(fake, timeout=30).answers(asked(9))
+        stream = backend(fake).answers(asked(9))
         next(stream)
         began = time.monotonic()
         stream.close()
@@ -159,7 +162,7 @@ def test_leaving_a_stream_drops_its_requests() -> None:
 def test_an_answer_is_handed_over_before_its_stream_ends() -> None:
     with FakeServer(lambda *_: "endless") as fake:
         began = time.monotonic()
-        done = next(backend(fake, timeout=30).answers(asked(1)))
+        done = next(backend(fake).answers(asked(1)))
         assert done.text == fake.text
         assert time.monotonic() - began < AFTER_THE_END_S / 2
 
@@ -184,6 +187,28 @@ def test_what_is_posted() -> None:
         [done] = ask(fake, asked(1, **more))
         assert {name: fake.asked[1].body[name] for name in more} == {**more, "stop": ["\n"]}
         assert done.logprobs == (-0.5,)
+
+
+def test_the_limit_goes_by_the_name_that_a_server_takes() -> None:
+    with FakeServer(lambda *_: "renamed") as newer, FakeServer() as older:
+        both = backend(newer, older, connections=2, retries=0)
+        assert len(list(both.answers(asked(20)))) == 20
+        refused = [one for one in newer.asked if "max_tokens" in one.body]
+        # What was under way already is all that is refused.
+        assert 1 <= len(refused) <= 2
+        assert both.again == {"max_completion_tokens": len(refused)}
+        assert [one.body["max_completion_tokens"] for one in newer.asked if one not in refused]
+        assert not [one for one in newer.asked if len({*LIMITS} & {*one.body}) != 1]
+        assert not [one for one in older.asked if "max_completion_tokens" in one.body]
+        assert "max_completion_tokens" in both.summary()
+
+
+@pytest.mark.parametrize(("how", "times"), [("too many", 1), ("both too many", 2)])
+def test_a_limit_that_is_too_large_is_a_sentence(how: str, times: int) -> None:
+    with FakeServer(lambda *_: how) as fake:
+        with pytest.raises(ModelError, match="is too large"):
+            ask(fake, asked(1))
+        assert len(fake.asked) == times
 
 
 def test_seeds_fit_every_server() -> None:
@@ -279,7 +304,7 @@ def test_proxies_are_used_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -
 def test_patience_ends(how: str, said: str) -> None:
     with FakeServer(lambda *_: how) as fake:
         with pytest.raises(ModelError, match=f"2 tries.*({said})"):
-            ask(fake, asked(1), retries=1)
+            ask(fake, asked(1), retries=1, timeout=0.3 if how == "hang" else 30)
         assert len(fake.asked) == 2
 
 
@@ -411,6 +436,15 @@ def test_settings_that_would_do_nothing_are_refused(
 ) -> None:
     assert main([*verb, *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["likelihood", "likelihood-normalised"])
+def test_options_are_not_scored_by_servers(how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with FakeServer() as fake:
+        assert main([*command(fake), "--choice-by", how]) == 2
+        assert not fake.asked
+    said = capsys.readouterr().err
+    assert "scores options with local weights; --address only generates" in said
 
 
 def test_sample_asks_servers_too(capsys: pytest.CaptureFixture[str]) -> None:

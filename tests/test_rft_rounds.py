@@ -218,6 +218,7 @@ def test_nothing_verified_is_a_sentence(recipe: str) -> None:
         ("rft.sample.split=dev", "learnt from"),
         ("rft.train.model=x", "train: model is not set there"),
         ("rft.sample.max_paths=3", "sample: max_paths is not set there; .* in select"),
+        ("rft.sample.address=http://a/v1", "sample: address is not .* which no server has"),
         ("rft.select.samples=3", "says nothing of the selection"),
         ("rft.later.limit=3", "the same questions"),
         ("rft.rouns=3", "did you mean 'rounds'"),

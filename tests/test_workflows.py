@@ -257,3 +257,21 @@ def test_eval_with_a_system_message_starts_a_log_of_its_own() -> None:
     assert main([*command, "--system", "Take care."]) == 0
     assert main([*command, "--system", "Take care."]) == 0
     assert main(command) == 7
+
+
+def test_data_show_shows_thinking_as_it_would_be_trained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"prompt": "What is 1 + 1?", "completion": "<think>Let me see.</think>It is 2."}
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n")
+    words = ["data", "show", "rows.jsonl", "--color", "never"]
+    for mode, shown in (
+        ("keep", "⟦<think>Let me see.</think>It is 2.<|end|>⟧"),
+        ("strip", "⟦It is 2.<|end|>⟧"),
+        ("mask", "<think>Let me see.</think>⟦It is 2.<|end|>⟧"),
+    ):
+        assert main([*words, "--thinking", mode]) == 0
+        assert shown in capsys.readouterr().out
+    write_rows("rows.jsonl", 2)
+    assert main([*words, "--thinking", "strip"]) == 0
+    assert "--thinking strip does nothing" in capsys.readouterr().err

@@ -45,7 +45,9 @@ class Verb:
 
 
 VERBS = {
-    "demo": Verb("the whole story on the built-in model, offline", "schema.DemoOptions", "demo"),
+    "demo": Verb(
+        "the whole story on the built-in model, offline", "schema_results.DemoOptions", "demo"
+    ),
     "train": Verb(
         "fine-tune a model: full, LoRA or frozen layers", "schema.FineTuningConfig", "train"
     ),
@@ -80,13 +82,15 @@ VERBS = {
     ),
     "compare": Verb(
         "compare stored results on the same questions",
-        "schema.CompareOptions",
+        "schema_results.CompareOptions",
         "compare",
         ("results",),
     ),
-    "run": Verb("carry out a recipe", "schema.RunRecipeOptions", "recipe", ("recipe", "overrides")),
+    "run": Verb(
+        "carry out a recipe", "schema_results.RunRecipeOptions", "recipe", ("recipe", "overrides")
+    ),
     "report": Verb(
-        "write the page of a run or recipe", "schema.ReportOptions", "report", ("folder",)
+        "write the page of a run or recipe", "schema_results.ReportOptions", "report", ("folder",)
     ),
     "data validate": Verb(
         "judge every row: refused, odd, repeated, too long",

@@ -359,39 +359,3 @@ class SampleOptions(OutputOptions, SamplingOptions, FileOptions, BackendOptions,
     """Also keep the task's own row of each question, and no sampled path that equals it."""
     overwrite: bool = False
     """Start over instead of going on with the log of attempts."""
-
-
-class CompareOptions(Options):
-    """Everything that ``tunesmith compare`` knows."""
-
-    results: list[str] = Field(min_length=2)
-    """Folders or files of attempts, the baseline first."""
-    output: str | None = None
-    """Write the comparison as JSON."""
-
-
-class ReportOptions(Options):
-    """Everything that ``tunesmith report`` knows."""
-
-    folder: str
-    """A run folder or the folder of a recipe."""
-
-
-class RunRecipeOptions(Options):
-    """Everything that ``tunesmith run`` knows."""
-
-    recipe: str
-    """A recipe, such as recipes/units-rft.yaml."""
-    overrides: list[str] = Field(default_factory=list)
-    """model=path, stage.key=value or verb.key=value."""
-    output_dir: str = "runs"
-    """Folder that the recipe's folder lies in."""
-
-
-class DemoOptions(Options):
-    """Everything that ``tunesmith demo`` knows."""
-
-    output_dir: str = "runs"
-    """Folder that the demo's folder lies in."""
-    test_seed: int = 0
-    """Which held-out questions are drawn; another number, other questions."""

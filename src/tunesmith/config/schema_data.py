@@ -33,6 +33,8 @@ class ShowOptions(RowsOptions):
     """Tokens of a row; the model's positions, at most 2,048, if unset."""
     rows: int = Field(default=3, ge=1)
     """Rows to show."""
+    thinking: Literal["keep", "strip", "mask"] = "keep"
+    """<think> blocks of answers, as tunesmith train --thinking has them."""
     color: Literal["auto", "always", "never"] = "auto"
     """Colour trained tokens; without colour they stand in brackets."""
 

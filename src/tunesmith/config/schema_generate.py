@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from tunesmith.config.schema import DrawOptions, ModelOptions, Options, SamplingOptions
-from tunesmith.config.schema_backend import WeightOptions
+from tunesmith.config.schema_backend import BackendOptions, WeightOptions
 
 
 class DocumentOptions(Options):
@@ -37,7 +37,9 @@ class AnswerOptions(Options):
     """Texts that end an answer; they are cut off."""
 
 
-class GenerateOptions(DocumentOptions, AnswerOptions, SamplingOptions, WeightOptions, ModelOptions):
+class GenerateOptions(
+    DocumentOptions, AnswerOptions, SamplingOptions, BackendOptions, ModelOptions
+):
     """Everything that ``tunesmith generate`` knows."""
 
     prompt: str | None = None
@@ -48,7 +50,8 @@ class GenerateOptions(DocumentOptions, AnswerOptions, SamplingOptions, WeightOpt
     samples: int = Field(default=1, ge=1)
     """Answers to a prompt."""
     output: str | None = None
-    """Write a row for each prompt with its answers (.jsonl, .parquet) instead of printing them."""
+    """Write a row for each prompt with its answers (.jsonl, .parquet) instead of printing them;
+    what is answered of them survives a stop."""
     overwrite: bool = False
     """Replace an output that is there."""
     logprobs: bool = False

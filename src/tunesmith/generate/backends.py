@@ -11,6 +11,8 @@ from tunesmith.types import Segment
 
 Stop = Callable[[], bool]
 """Asked again and again; once true, a backend ends."""
+Show = Callable[[Hashable, str], None]
+"""Is told the key of a question and the next piece of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,16 @@ class Backend(Protocol):
     """Answers questions, each once."""
 
     def answers(
-        self, questions: Sequence[Question], *, should_stop: Stop | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        should_stop: Stop | None = None,
+        show: Show | None = None,
     ) -> Iterator[Completion]:
         """Yield completions in the order in which they finish.
 
-        Once ``should_stop`` is true it yields at most what is whole already, and ends.
+        Once ``should_stop`` is true it yields at most what is whole already, and ends. ``show``
+        gets answers in pieces as they grow, from a backend that knows them before they are whole;
+        what it was told of one that had to be begun again may differ from the completion.
         """
         ...

@@ -10,7 +10,7 @@ import torch
 
 from tunesmith.data.render import Renderer
 from tunesmith.errors import UsageError
-from tunesmith.generate.backends import Question, Stop
+from tunesmith.generate.backends import Question, Show, Stop
 from tunesmith.generate.engine import Engine
 from tunesmith.generate.requests import Completion, Request, Sampling
 from tunesmith.types import Segment, StopReason
@@ -38,12 +38,16 @@ class EngineBackend:
         self._model, self._renderer, self._slots = model, renderer, max_slots
 
     def answers(
-        self, questions: Sequence[Question], *, should_stop: Stop | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        should_stop: Stop | None = None,
+        show: Show | None = None,
     ) -> Iterator[Completion]:
         """Yield completions as rows end; errors are those of ``Engine.run``."""
         renderer = self._renderer
         engine = Engine(self._model, renderer.decode, renderer.stop_ids, max_slots=self._slots)
-        yield from engine.run(rendered(questions, renderer), should_stop=should_stop)
+        yield from engine.run(rendered(questions, renderer), should_stop=should_stop, show=show)
 
 
 class TransformersBackend:
@@ -59,9 +63,14 @@ class TransformersBackend:
         self._positions = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 20)
 
     def answers(
-        self, questions: Sequence[Question], *, should_stop: Stop | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        should_stop: Stop | None = None,
+        show: Show | None = None,
     ) -> Iterator[Completion]:
-        """Yield completions batch by batch; ``UsageError`` for a prompt that leaves no room."""
+        """Yield completions batch by batch, whole; ``UsageError`` for a prompt without room."""
+        del show  # a batch is known when it is done
         was_training = self._model.training
         self._model.eval()
         try:

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import httpx2
 
 from tunesmith import __version__
 from tunesmith.errors import ModelError
-from tunesmith.generate.backends import Question, Stop
+from tunesmith.generate.backends import Question, Show, Stop
 from tunesmith.generate.replies import (
     SHOWN,
     Answer,
@@ -30,7 +30,7 @@ from tunesmith.generate.replies import (
     read_fault,
 )
 from tunesmith.generate.requests import Completion
-from tunesmith.generate.servers import Server, Servers, ServerSettings, told
+from tunesmith.generate.servers import NEWER, Server, Servers, ServerSettings, told
 
 CONNECT_S = 10.0
 LONGEST_WAIT_S = 60.0
@@ -62,6 +62,32 @@ class _Passing(Exception):
         """Seconds for which the server wants no request, where it said so."""
 
 
+class _Renamed(Exception):
+    """A server wants the limit of an answer under its other name; the question is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The next piece of an answer that is watched."""
+
+    key: Hashable
+    text: str
+
+
+class _Growing:
+    """Hands an answer over in pieces; one that is begun again goes on where it says the same."""
+
+    def __init__(self, question: Question, box: queue.SimpleQueue[Any]) -> None:
+        self._key, self._box, self._shown = question.key, box, ""
+
+    def __call__(self, answer: Answer) -> None:
+        """Hand over what has been added."""
+        text = answer.so_far()
+        if len(text) > len(self._shown) and text.startswith(self._shown):
+            self._box.put(_Piece(self._key, text[len(self._shown) :]))
+            self._shown = text
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     """The last thing that the background hands over."""
@@ -88,7 +114,11 @@ class RemoteBackend:
         return told(self._servers.all, self.again)
 
     def answers(
-        self, questions: Sequence[Question], *, should_stop: Stop | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        should_stop: Stop | None = None,
+        show: Show | None = None,
     ) -> Iterator[Completion]:
         """Yield answers as they come, at a stop those that are whole already.
 
@@ -97,7 +127,7 @@ class RemoteBackend:
         """
         if not questions:
             return
-        asking = _Asking(self, questions)
+        asking = _Asking(self, questions, watched=show is not None)
         deadline: float | None = None
         try:
             while True:
@@ -110,8 +140,11 @@ class RemoteBackend:
                     if deadline is not None and time.monotonic() > deadline:
                         return
                     continue
-                if not isinstance(one, _End):
+                if isinstance(one, Completion):
                     yield one
+                elif isinstance(one, _Piece):
+                    if show is not None:
+                        show(one.key, one.text)
                 elif one.failure is None or deadline is not None:
                     return
                 else:
@@ -119,8 +152,10 @@ class RemoteBackend:
         finally:
             asking.leave()
 
-    async def ask_all(self, questions: Sequence[Question], box: queue.SimpleQueue[Any]) -> None:
-        """Answer all questions, each into ``box`` as soon as it is whole."""
+    async def ask_all(
+        self, questions: Sequence[Question], box: queue.SimpleQueue[Any], *, watched: bool
+    ) -> None:
+        """Answer all questions, each into ``box`` as soon as it is whole; ``watched`` in pieces."""
         settings = self._settings
         waiting = deque(questions)
         most = min(settings.connections, len(questions))
@@ -130,7 +165,9 @@ class RemoteBackend:
 
         async def work(client: httpx2.AsyncClient) -> None:
             while waiting:
-                await self._answer(client, waiting.popleft(), box)
+                question = waiting.popleft()
+                growing = _Growing(question, box) if watched else None
+                await self._answer(client, question, box, growing)
 
         client = httpx2.AsyncClient(
             timeout=timeout,
@@ -148,7 +185,11 @@ class RemoteBackend:
                 group.create_task(work(client))
 
     async def _answer(
-        self, client: httpx2.AsyncClient, question: Question, box: queue.SimpleQueue[Any]
+        self,
+        client: httpx2.AsyncClient,
+        question: Question,
+        box: queue.SimpleQueue[Any],
+        growing: _Growing | None,
     ) -> None:
         """Ask until there is a whole answer, or too many failures have followed each other."""
         counted = turn = 0
@@ -157,8 +198,11 @@ class RemoteBackend:
         while True:
             server = await self._servers.take(failed)
             try:
-                await self._once(client, server, question, box)
+                await self._once(client, server, question, box, growing)
                 return
+            except _Renamed:  # no failure, so that nothing is waited for or counted as one
+                self.again[NEWER] += 1
+                continue
             except _Passing as failure:
                 turn += 1
                 # Busy with others is no fault of the question, for as long as they are answered.
@@ -208,12 +252,14 @@ class RemoteBackend:
         server: Server,
         question: Question,
         box: queue.SimpleQueue[Any],
+        growing: _Growing | None,
     ) -> None:
         """Ask one server once; an answer is in ``box`` at the moment at which it is whole."""
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
         url = f"{server.address}/chat/completions"
         # ASCII, so that a text which is no valid Unicode can be sent as well.
-        body = json.dumps(body_of(question, self._settings.model)).encode()
+        limit = server.limit
+        body = json.dumps(body_of(question, self._settings.model, limit)).encode()
         answered = False
 
         def whole(answer: Answer) -> None:
@@ -230,9 +276,12 @@ class RemoteBackend:
                 # Raw: what a server compresses although it was asked not to cannot grow here.
                 async with contextlib.aclosing(reply.aiter_raw()) as pieces:
                     if not reply.is_success:
-                        raise self._refused(server, reply, await read_fault(pieces, server.key))
+                        said = await read_fault(pieces, server.key)
+                        if reply.status_code == 400 and server.renames(limit, said):
+                            raise _Renamed
+                        raise self._refused(server, reply, said)
                     kind = reply.headers.get("content-type", "")
-                    await read_answer(pieces, whole, streamed="json" not in kind)
+                    await read_answer(pieces, whole, growing, streamed="json" not in kind)
         except (httpx2.TransportError, BrokenReply) as failure:
             if not answered:
                 raise self._passing(failure) from None
@@ -272,19 +321,21 @@ class RemoteBackend:
 class _Asking:
     """A call's requests, in a thread with an event loop of their own."""
 
-    def __init__(self, backend: RemoteBackend, questions: Sequence[Question]) -> None:
-        self.box: queue.SimpleQueue[Completion | _End] = queue.SimpleQueue()
+    def __init__(
+        self, backend: RemoteBackend, questions: Sequence[Question], *, watched: bool
+    ) -> None:
+        self.box: queue.SimpleQueue[Completion | _Piece | _End] = queue.SimpleQueue()
         self._begun: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(
-            target=self._run, args=(backend, questions), daemon=True, name="asking"
+            target=self._run, args=(backend, questions, watched), daemon=True, name="asking"
         )
         self._thread.start()
         self._loop, self._task = self._begun.get()
 
-    def _run(self, backend: RemoteBackend, questions: Sequence[Question]) -> None:
+    def _run(self, backend: RemoteBackend, questions: Sequence[Question], watched: bool) -> None:
         async def asked() -> None:
             self._begun.put((asyncio.get_running_loop(), asyncio.current_task()))
-            await backend.ask_all(questions, self.box)
+            await backend.ask_all(questions, self.box, watched=watched)
 
         failure: BaseException | None = None
         try:

@@ -30,6 +30,8 @@ _REASONS = {
     "length": StopReason.LENGTH,
     "content_filter": StopReason.FILTERED,
 }
+_FIRST_HALVES = frozenset(map(chr, range(0xD800, 0xDC00)))
+"""Of characters that JSON spells as a pair."""
 
 
 class BrokenReply(Exception):
@@ -83,23 +85,38 @@ class Answer:
                 raise BrokenReply("a log-probability that is no number")
             self.logprobs.append(float(value))
 
+    def so_far(self) -> str:
+        """Return what of the text has come, and what nothing that follows is likely to change."""
+        text, thinking = "".join(self.text), "".join(self.thinking).strip()
+        if thinking:
+            text = _behind(thinking, text) if text.strip() else f"<think>\n{thinking}"
+        return _paired(text[:-1] if text[-1:] in _FIRST_HALVES else text)
+
     def completion(self, question: Question) -> Completion:
         """Return the whole answer; thinking stands in front of it, in its usual tags."""
         if self.stop is None:
             raise BrokenReply("an answer that broke off")
         text, thinking = "".join(self.text), "".join(self.thinking)
-        if thinking:
-            text = f"<think>\n{thinking.strip()}\n</think>\n\n{text.lstrip()}"
-        # Halves of a pair may come in two pieces; one that stays alone is no text.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text = _paired(_behind(thinking.strip(), text) if thinking else text)
         kept = tuple(self.logprobs) if question.sampling.logprobs else ()
         return Completion(question.key, (), text, self.stop, kept)
 
 
-def body_of(question: Question, model: str) -> dict[str, Any]:
+def _behind(thinking: str, text: str) -> str:
+    """Return an answer behind its thinking."""
+    return f"<think>\n{thinking}\n</think>\n\n{text.lstrip()}"
+
+
+def _paired(text: str) -> str:
+    """Join halves of a pair, which may come in two pieces; one that stays alone is no text."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def body_of(question: Question, model: str, limit: str) -> dict[str, Any]:
     """Return what is posted for a question; settings that do nothing are left out.
 
-    Seeds are cut to 31 bits, which every server takes.
+    ``limit`` is the server's name for the most tokens of an answer. Seeds are cut to 31 bits,
+    which every server takes.
     """
     sampling = question.sampling
     body: dict[str, Any] = {
@@ -108,7 +125,7 @@ def body_of(question: Question, model: str) -> dict[str, Any]:
             {"role": turn.role or "user", "content": turn.text, **turn.extra}
             for turn in question.messages
         ],
-        "max_tokens": sampling.max_new_tokens,
+        limit: sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "seed": question.seed & 0x7FFFFFFF,
         "n": 1,
@@ -123,12 +140,17 @@ def body_of(question: Question, model: str) -> dict[str, Any]:
 
 
 async def read_answer(
-    pieces: AsyncIterator[bytes], whole: Callable[[Answer], None], *, streamed: bool
+    pieces: AsyncIterator[bytes],
+    whole: Callable[[Answer], None],
+    grown: Callable[[Answer], None] | None = None,
+    *,
+    streamed: bool,
 ) -> None:
     """Read an answer from the bytes of a reply: a stream of events, or one JSON object.
 
-    ``whole`` gets it at the moment at which nothing is missing any more; what follows it is read
-    only so that the connection serves again. Raises ``BrokenReply`` for anything but an answer.
+    ``grown`` gets the answer after each of its events, ``whole`` at the moment at which nothing is
+    missing any more; what follows it is read only so that the connection serves again. Raises
+    ``BrokenReply`` for anything but an answer.
     """
     answer = Answer()
     if not streamed:
@@ -142,6 +164,8 @@ async def read_answer(
                 break
             if data:
                 answer.add(_parsed(data), "delta")
+                if grown is not None:
+                    grown(answer)
             if answer.stop is not None:
                 break
         whole(answer)

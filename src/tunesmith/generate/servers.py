@@ -12,6 +12,8 @@ import httpx2
 
 from tunesmith.errors import UsageError
 
+OLDER, NEWER = "max_tokens", "max_completion_tokens"
+"""Names of an answer's limit: every server but OpenAI's newer models takes the first."""
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -78,6 +80,19 @@ class Server:
     """Whether it ever sent anything."""
     rests_until: float = 0.0
     """Time of the event loop before which it wants no request."""
+    limit: str = OLDER
+    """Its name for the limit of an answer."""
+
+    def renames(self, sent: str, said: str) -> bool:
+        """Say whether a request that it refused is to be sent again, under the newer name.
+
+        ``sent`` is the name that the request had. A refusal that names only the older one means
+        its value; a server that does not know the newer one would answer without a limit.
+        """
+        if sent == NEWER or OLDER not in said or NEWER not in said:
+            return False
+        self.limit = NEWER
+        return True
 
     def rest(self, until: float) -> None:
         """Leave it alone until then."""

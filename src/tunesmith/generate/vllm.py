@@ -8,7 +8,7 @@ from typing import Any
 
 from tunesmith.data.render import Renderer
 from tunesmith.errors import UsageError
-from tunesmith.generate.backends import Question, Stop
+from tunesmith.generate.backends import Question, Show, Stop
 from tunesmith.generate.local import completion, rendered
 from tunesmith.generate.requests import Completion, Request
 from tunesmith.models.load import ModelRef
@@ -44,9 +44,14 @@ class VllmBackend:
         self._renderer = renderer
 
     def answers(
-        self, questions: Sequence[Question], *, should_stop: Stop | None = None
+        self,
+        questions: Sequence[Question],
+        *,
+        should_stop: Stop | None = None,
+        show: Show | None = None,
     ) -> Iterator[Completion]:
-        """Yield completions hand by hand."""
+        """Yield completions hand by hand, whole."""
+        del show
         requests = rendered(questions, self._renderer)
         for start in range(0, len(requests), TOGETHER):
             if should_stop and should_stop():

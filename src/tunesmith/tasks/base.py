@@ -18,6 +18,11 @@ from tunesmith.types import Example, Problem, Segment, Verdict
 UNCLOSED = Verdict(0.0, None, "the thinking is not closed")
 
 
+def telling(sentence: str) -> str:
+    """Return a hint of a sentence that tells the answer."""
+    return f"({sentence} Write the steps that lead to it, as if you had not been told.)"
+
+
 class Task(abc.ABC):
     """A named kind of work: how rows are read, what is asked, and what counts as right."""
 
@@ -111,16 +116,14 @@ class GradedTask(Task):
         """Return the sentence that tells the gold answer (STaR, arXiv 2203.14465); None without.
 
         It stands at the end of the question in a hinted prompt, and in no training row. A task
-        whose answers are no numbers has to word one of its own, or cannot be hinted.
+        whose answers are no numbers has to word one of its own, or cannot be hinted; ``telling``
+        puts it into its frame.
         """
         try:
             Fraction(problem.reference)
         except (ValueError, ZeroDivisionError):
             return None
-        return (
-            f"(The answer is {problem.reference}. Write the steps that lead to it, as if you had "
-            "not been told.)"
-        )
+        return telling(f"The answer is {problem.reference}.")
 
     def path_example(self, problem: Problem, text: str, item: str) -> Example:
         """Return the training row that teaches a sampled path to the plain question."""

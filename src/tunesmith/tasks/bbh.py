@@ -17,6 +17,7 @@ from tunesmith.grading.answers import parse_number
 from tunesmith.grading.arithmetic import equations
 from tunesmith.grading.marked import LAST_LINE, bare, chosen, final_words
 from tunesmith.grading.typed import typed
+from tunesmith.tasks.base import telling
 from tunesmith.tasks.files import FileTask
 from tunesmith.types import Problem, Segment, Verdict
 
@@ -106,6 +107,11 @@ class BbhTask(FileTask):
         if any(step.holds is False for step in equations(typed(text))):
             return Verdict(0.0, verdict.answer, "a false equation")
         return verdict
+
+    def hint(self, problem: Problem) -> str:
+        """Tell the target: a letter as a choice, anything else as the answer."""
+        what = "correct choice" if _LETTER.fullmatch(problem.reference) else "answer"
+        return telling(f"The {what} is {problem.reference.rstrip('.')}.")
 
     def chance(self, problem: Problem) -> float | None:
         """Return one over the number of options, or of the words of a yes-or-no question."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import DataError
 from tunesmith.grading.arithmetic import equations
 from tunesmith.grading.marked import LETTERS, bare, chosen
+from tunesmith.tasks.base import telling
 from tunesmith.tasks.files import FileTask
 from tunesmith.types import Problem, Segment, Verdict
 
@@ -121,6 +122,10 @@ class ChoiceTask(FileTask):
         if verdict.score == 1 and any(step.holds is False for step in equations(text)):
             return Verdict(0.0, verdict.answer, "a false equation")
         return verdict
+
+    def hint(self, problem: Problem) -> str:
+        """Tell the right option with its letter."""
+        return telling(f"The correct choice is {self.answer_text(problem).rstrip('.')}.")
 
     def chance(self, problem: Problem) -> float | None:
         return 1 / len(problem.meta["options"])

@@ -18,7 +18,7 @@ from tunesmith.grading.answers import extract_tagged
 from tunesmith.grading.arithmetic import ArithmeticRefused, equations, evaluate, numbers_of
 from tunesmith.grading.marked import bare, final_words
 from tunesmith.grading.typed import typed
-from tunesmith.tasks.base import GradedTask
+from tunesmith.tasks.base import GradedTask, telling
 from tunesmith.types import Example, Origin, Problem, Segment, Verdict
 
 LARGEST_NUMBER = 25
@@ -135,10 +135,7 @@ class CountdownTask(GradedTask):
 
     def hint(self, problem: Problem) -> str:
         """Tell an expression: the target stands in the question already."""
-        return (
-            f"(One way is {problem.meta['solution']}. Write the steps that lead to it, as if you "
-            "had not been told.)"
-        )
+        return telling(f"One way is {problem.meta['solution']}.")
 
 
 def question(numbers: tuple[int, ...], target: int) -> str:

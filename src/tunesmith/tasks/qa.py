@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.grading.arithmetic import equations
+from tunesmith.tasks.base import telling
 from tunesmith.tasks.files import FileTask
 from tunesmith.tasks.rules import RULES, check_gold, judge, parse_rule
 from tunesmith.types import Problem, Segment, Verdict
@@ -108,6 +109,16 @@ class QaTask(FileTask):
         if verdict.score == 1 and any(step.holds is False for step in equations(text)):
             return Verdict(0.0, verdict.answer, "a false equation")
         return verdict
+
+    def hint(self, problem: Problem) -> str | None:
+        """Tell the answer, a letter as a choice; a pattern without an example tells nothing."""
+        rule = parse_rule(str(problem.meta["rule"]))
+        answer = str(problem.meta["solution"]).strip()
+        if rule.kind == "regex" and answer == problem.reference:
+            return None
+        if rule.kind == "choice" and len(answer.strip("()")) == 1:
+            return telling(f"The correct choice is ({answer.strip('()')}).")
+        return telling(f"The answer is {answer.rstrip('.')}.")
 
 
 def _text(value: Any) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.schema import EvalOptions, SampleOptions
+from tunesmith.config.schema_generate import GenerateOptions
 from tunesmith.errors import UsageError
 from tunesmith.workflows import console
 from tunesmith.workflows.opening import open_model, open_renderer, weights_fingerprint
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tunesmith.generate.backends import Backend
     from tunesmith.models.load import LoadedModel
 
-AskOptions = EvalOptions | SampleOptions
+AskOptions = EvalOptions | SampleOptions | GenerateOptions
 KEY = "OPENAI_API_KEY"
 
 OF_SERVERS = (
@@ -45,7 +46,7 @@ class Respondent:
     log's header says besides. Computed when it is wanted: it may read all weights."""
     local: tuple[LoadedModel, Renderer] | None = None
     """Loaded weights, where there are any: what scores instead of generating needs them."""
-    decode: Callable[[Sequence[int]], str] | None = None
+    renderer: Renderer | None = None
     """Turns tokens into text, where completions have tokens."""
     sync_every: int = 50
     """Attempts between two flushes of the log to the disk."""
@@ -77,15 +78,20 @@ def open_respondent(options: AskOptions) -> Respondent:
     if options.backend == "vllm":
         return _vllm(options)
     loaded, renderer = open_model(options, int8=options.weights == "int8")
-    if options.backend == "engine":
-        return respondent_of(loaded, renderer, options.batch_size)
-    from tunesmith.generate.local import TransformersBackend
-
-    if options.temperature > 0:
+    if options.backend == "transformers" and options.temperature > 0:
         console.warn(
             "transformers draws samples from one random state for a batch, so they depend on "
             "--batch-size and on what was stored before"
         )
+    return respondent_on(options, loaded, renderer)
+
+
+def respondent_on(options: AskOptions, loaded: LoadedModel, renderer: Renderer) -> Respondent:
+    """Return a loaded model with the backend that the settings name."""
+    if options.backend == "engine":
+        return respondent_of(loaded, renderer, options.batch_size)
+    from tunesmith.generate.local import TransformersBackend
+
     backend = TransformersBackend(loaded.model, renderer, options.batch_size)
     return _local(backend, loaded, renderer, "transformers")
 
@@ -96,7 +102,7 @@ def _local(backend: Backend, loaded: LoadedModel, renderer: Renderer, name: str 
         return identity, {**details, **({"weight format": "int8"} if loaded.int8 else {})}
 
     both = (loaded, renderer)
-    return Respondent(backend, loaded.described, facts, both, renderer.decode)
+    return Respondent(backend, loaded.described, facts, both, renderer)
 
 
 def _facts(
@@ -127,7 +133,7 @@ def _vllm(options: AskOptions) -> Respondent:
         backend,
         ref.described,
         lambda: _facts(weights, renderer, "vllm"),
-        decode=renderer.decode,
+        renderer=renderer,
     )
 
 
@@ -144,7 +150,7 @@ def _servers(options: AskOptions) -> Respondent:
     settings = ServerSettings(
         addresses,
         options.model,
-        _key(options, addresses),
+        key_of(options.api_key_env, addresses),
         options.connections,
         options.requests_per_minute,
         options.address_timeout,
@@ -167,28 +173,28 @@ def _servers(options: AskOptions) -> Respondent:
     )
 
 
-def _key(options: AskOptions, addresses: tuple[str, ...]) -> str:
-    """Return the servers' key; one that is named has to be there, and to be kept secret."""
+def key_of(named: str | None, addresses: tuple[str, ...], flag: str = "--api-key-env") -> str:
+    """Return the servers' key; one that ``flag`` has named is to be there, and kept secret."""
     from tunesmith.generate.servers import keeps_secrets
 
-    name = options.api_key_env or KEY
+    name = named or KEY
     key = os.environ.get(name, "").strip()
     if not key:
-        if options.api_key_env is None:
+        if named is None:
             return ""
         raise UsageError(
             f"The environment variable {name} is not set or empty.",
             expected="the servers' key in it",
-            hint=f"export {name}=…; or leave out --api-key-env",
+            hint=f"export {name}=…; or leave out {flag}",
         )
     if not (key.isascii() and key.isprintable()):
         raise UsageError(f"The key in {name} holds characters that no header takes.")
     in_the_clear = [address for address in addresses if not keeps_secrets(address)]
-    if in_the_clear and options.api_key_env is not None:
+    if in_the_clear and named is not None:
         raise UsageError(
             f"The key in {name} would be sent unencrypted to {in_the_clear[0]}.",
             expected="an https:// address, this very machine, or no key",
-            hint="leave out --api-key-env; or reach the server through an SSH tunnel",
+            hint=f"leave out {flag}; or reach the server through an SSH tunnel",
         )
     if in_the_clear:
         console.say(f"The key in {name} is not sent to {', '.join(in_the_clear)}: not encrypted.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.config.load import Resolved
-from tunesmith.config.schema import CompareOptions
+from tunesmith.config.schema_results import CompareOptions
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.evaluate import score_line

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tunesmith.config.load import Resolved
-from tunesmith.config.schema import DemoOptions
+from tunesmith.config.schema_results import DemoOptions
 from tunesmith.workflows import console
 from tunesmith.workflows.recipe import run
 

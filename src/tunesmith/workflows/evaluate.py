@@ -184,7 +184,8 @@ def collect_from(
                 hint="the same command goes on from there",
             )
     results = load(folder)
-    tokens, unclosed = measure_thinking(results.attempts, respondent.decode)
+    decode = respondent.renderer.decode if respondent.renderer else None
+    tokens, unclosed = measure_thinking(results.attempts, decode)
     summary = replace(
         summarise(results.attempts),
         chance=_chance(plan),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema_generate import GenerateOptions
 from tunesmith.errors import DataError, UsageError
+from tunesmith.storage import hash_json
 from tunesmith.workflows import console
+from tunesmith.workflows.answering import AnswerLog, answer_all, answer_live
+from tunesmith.workflows.asking import Respondent, open_respondent, respondent_on
 from tunesmith.workflows.documents import (
     NEEDS,
     Shelf,
@@ -22,7 +26,6 @@ from tunesmith.workflows.documents import (
     tell_passages,
 )
 from tunesmith.workflows.idle import refuse_idle
-from tunesmith.workflows.opening import open_model
 from tunesmith.workflows.targets import check_output
 from tunesmith.workflows.terminal import Answers, one_line
 from tunesmith.workflows.voices import Base, open_base
@@ -30,8 +33,8 @@ from tunesmith.workflows.voices import Base, open_base
 if TYPE_CHECKING:
     from tunesmith.data.prompts import Prompt
     from tunesmith.data.render import Renderer
-    from tunesmith.generate.requests import Completion, Request, Sampling
-    from tunesmith.models.load import LoadedModel
+    from tunesmith.generate.backends import Question
+    from tunesmith.generate.requests import Completion, Sampling
     from tunesmith.types import Segment
 
 DEFAULT_TOKENS = 256
@@ -76,10 +79,12 @@ def _generate(options: GenerateOptions, out: Answers | None) -> tuple[list[Answe
     _check(options)
     prompts = _prompts(options)
     shelf = Shelf(options) if options.documents else None
-    loaded, renderer = open_model(options, int8=options.weights == "int8")
-    base = open_base(options, loaded, renderer) if options.compare_base else None
+    respondent = open_respondent(options)
+    base = None
+    if options.compare_base and respondent.local is not None:
+        base = open_base(options, *respondent.local)
     sampling = _sampling(options)
-    asked = [_ask(options, prompt, shelf, loaded, renderer, sampling) for prompt in prompts]
+    asked = [_ask(options, prompt, shelf, respondent, sampling) for prompt in prompts]
     live = bool(
         out
         and out.on_terminal
@@ -88,19 +93,45 @@ def _generate(options: GenerateOptions, out: Answers | None) -> tuple[list[Answe
     )
     if live and asked[0].shown:
         tell_passages(asked[0].shown)
-    requests = _requests(options, asked, renderer, sampling, loaded.max_positions)
-    made = _run(options, loaded, renderer, requests, out if live else None)
-    for one, answers in zip(asked, made, strict=True):
-        one.answers = answers
-    if base is not None:
-        _ask_base(options, base, asked, sampling)
-    for one in asked:
-        _tell(options, one, several=len(asked) > 1, passages=not live)
-    if options.output is not None:
-        from tunesmith.data.writers import write_rows
+    questions = _questions(options, asked, sampling)
+    with _stored(options, respondent, questions) as log:
+        if live and out is not None:
+            made = {questions[0].key: answer_live(respondent, questions[0], out)}
+        else:
+            made = answer_all(respondent, questions, log)
+        respondent.tell()
+        for at, one in enumerate(asked):
+            one.answers = [made[at, index] for index in range(options.samples)]
+        if base is not None:
+            _ask_base(options, base, asked, sampling)
+        written = [answer for one in asked for answer in one.answers if answer.text]
+        if options.logprobs and written and not any(answer.logprobs for answer in written):
+            console.warn(f"{respondent.described} told no log-probabilities")
+        for one in asked:
+            _tell(one, several=len(asked) > 1, passages=not live)
+        if options.output is not None:
+            from tunesmith.data.writers import write_rows
 
-        write_rows(options.output, (_row(one, renderer) for one in asked))
+            write_rows(options.output, (_row(one, respondent.renderer) for one in asked))
+        if log is not None:
+            log.remove()
     return asked, live
+
+
+def _stored(
+    options: GenerateOptions, respondent: Respondent, questions: Sequence[Question]
+) -> AbstractContextManager[AnswerLog | None]:
+    """Return the log of the answers so far; none where there is no output, or a single answer."""
+    if options.output is None or len(questions) == 1:
+        return nullcontext()
+    identity, _ = respondent.facts()
+    content = [[asdict(question) for question in questions], *identity]
+    return AnswerLog(
+        options.output,
+        hash_json(content),
+        sync_every=respondent.sync_every,
+        overwrite=options.overwrite,
+    )
 
 
 def _prompts(options: GenerateOptions) -> list[Prompt]:
@@ -130,6 +161,11 @@ def _check(options: GenerateOptions) -> None:
     refuse_idle(options, (*NEEDS, ("overwrite", "--output", lambda o: o.output)))
     if options.encoding and not (options.documents or options.prompts):
         raise UsageError("--encoding does nothing without --prompts or --documents.")
+    if options.compare_base and (options.address or options.backend == "vllm"):
+        raise UsageError(
+            "--compare-base needs weights that are loaded here, to know what they were tuned from.",
+            hint="leave out " + ("--address" if options.address else "--backend vllm"),
+        )
     if "" in options.stop:
         raise UsageError("--stop is empty.", expected="a text that ends an answer")
     if options.output is not None:
@@ -155,75 +191,70 @@ def _ask(
     options: GenerateOptions,
     prompt: Prompt,
     shelf: Shelf | None,
-    loaded: LoadedModel,
-    renderer: Renderer,
+    respondent: Respondent,
     sampling: Sampling,
 ) -> Answered:
-    """Return what the model is asked: the prompt, behind a system message and with passages."""
+    """Return what the model is asked: the prompt, behind a system message and with passages.
+
+    ``UsageError`` for what is longer than a model of this machine takes; servers say it themselves.
+    """
     from tunesmith.types import Segment
 
     turns = prompt.turns
     if options.system:
         rest = turns[1:] if turns[0].role == "system" else turns
         turns = (Segment("system", options.system), *rest)
-    if shelf is None:
-        return Answered(prompt, turns)
+    shown = None
+    if shelf is not None:
+        shown = shelf.show(prompt.text, _fits(turns, respondent, sampling))
+        turns = (*turns[:-1], replace(turns[-1], text=shown.text))
+    if respondent.local is not None:
+        loaded, renderer = respondent.local
+        _check_length(prompt, turns, renderer, loaded.max_positions)
+    return Answered(prompt, turns, shown)
+
+
+def _fits(
+    turns: tuple[Segment, ...], respondent: Respondent, sampling: Sampling
+) -> Callable[[str], bool]:
+    """Return what says whether a text as the last turn leaves room for an answer."""
+    if respondent.local is None:
+        return lambda _: True
+    loaded, renderer = respondent.local
     limit = loaded.max_positions - min(sampling.max_new_tokens, loaded.max_positions // 4)
 
     def fits(text: str) -> bool:
-        return len(renderer.prompt_ids((*turns[:-1], Segment("user", text)))) <= limit
+        return len(renderer.prompt_ids((*turns[:-1], replace(turns[-1], text=text)))) <= limit
 
-    shown = shelf.show(prompt.text, fits)
-    return Answered(prompt, (*turns[:-1], replace(turns[-1], text=shown.text)), shown)
-
-
-def _requests(
-    options: GenerateOptions,
-    asked: Sequence[Answered],
-    renderer: Renderer,
-    sampling: Sampling,
-    positions: int,
-) -> list[Request]:
-    from tunesmith.generate.requests import Request, attempt_seed
-
-    requests = []
-    for number, one in enumerate(asked):
-        ids = renderer.prompt_ids(one.turns)
-        if len(ids) >= positions:
-            raise UsageError(
-                f"{one.prompt.place} is {len(ids):,} tokens long; the model takes {positions:,}.",
-                expected="a prompt that leaves room for an answer",
-            )
-        for index in range(options.samples):
-            seed = attempt_seed(options.seed, one.prompt.text, index)
-            requests.append(Request((number, index), ids, sampling, seed))
-    return requests
+    return fits
 
 
-def _run(
-    options: GenerateOptions,
-    loaded: LoadedModel,
-    renderer: Renderer,
-    requests: Sequence[Request],
-    live: Answers | None,
-    what: str = "answering",
-) -> list[list[Completion]]:
-    """Return the answers to each prompt; with ``live`` the only one is written as it grows."""
-    from tunesmith.generate.engine import Engine
+def _check_length(
+    prompt: Prompt, turns: tuple[Segment, ...], renderer: Renderer, positions: int
+) -> None:
+    count = len(renderer.prompt_ids(turns))
+    if count >= positions:
+        raise UsageError(
+            f"{prompt.place} is {count:,} tokens long; the model takes {positions:,}.",
+            expected="a prompt that leaves room for an answer",
+        )
 
-    engine = Engine(loaded.model, renderer.decode, renderer.stop_ids, max_slots=options.batch_size)
-    if live is not None:
-        [done] = engine.run(requests, show=lambda _, piece: live.piece(piece))
-        live.end()
-        return [[done]]
-    made: dict[Any, Completion] = {}
-    with console.bar(what, len(requests)) as bar:
-        for completion in engine.run(requests):
-            made[completion.key] = completion
-            bar.advance()
+
+def _questions(
+    options: GenerateOptions, asked: Sequence[Answered], sampling: Sampling
+) -> list[Question]:
+    from tunesmith.generate.backends import Question
+    from tunesmith.generate.requests import attempt_seed
+
     return [
-        [made[number, index] for index in range(options.samples)]
-        for number in range(len(requests) // options.samples)
+        Question(
+            (number, index),
+            one.turns,
+            sampling,
+            attempt_seed(options.seed, one.prompt.text, index),
+        )
+        for number, one in enumerate(asked)
+        for index in range(options.samples)
     ]
 
 
@@ -231,13 +262,16 @@ def _ask_base(
     options: GenerateOptions, base: Base, asked: Sequence[Answered], sampling: Sampling
 ) -> None:
     with base.around():
-        requests = _requests(options, asked, base.renderer, sampling, base.loaded.max_positions)
-        made = _run(options, base.loaded, base.renderer, requests, None, "asking the base")
-    for one, answers in zip(asked, made, strict=True):
-        one.base = answers
+        for one in asked:
+            _check_length(one.prompt, one.turns, base.renderer, base.loaded.max_positions)
+        questions = _questions(options, asked, sampling)
+        respondent = respondent_on(options, base.loaded, base.renderer)
+        made = answer_all(respondent, questions, None, "asking the base")
+    for number, one in enumerate(asked):
+        one.base = [made[number, index] for index in range(options.samples)]
 
 
-def _tell(options: GenerateOptions, one: Answered, *, several: bool, passages: bool) -> None:
+def _tell(one: Answered, *, several: bool, passages: bool) -> None:
     """Say on stderr what belongs to a prompt's answers; of many prompts the rows say it."""
     if several:
         return
@@ -246,7 +280,9 @@ def _tell(options: GenerateOptions, one: Answered, *, several: bool, passages: b
             tell_passages(one.shown)
         for answer in one.answers:
             tell_citations(one.shown, one.shown.citations(answer.text))
-    for answer in one.answers if options.logprobs else ():
+    for answer in one.answers:
+        if not answer.logprobs:
+            continue
         total, count = sum(answer.logprobs), len(answer.logprobs)
         mean = f", {total / count:.3f} a token" if count else ""
         console.say(f"Log-probability: {total:.3f} for {count} tokens{mean}.")
@@ -263,8 +299,8 @@ def _print(done: Sequence[Answered], out: Answers) -> None:
                 out.whole(answer.text)
 
 
-def _row(one: Answered, renderer: Renderer) -> dict[str, Any]:
-    """Return the row of a prompt in ``--output``."""
+def _row(one: Answered, renderer: Renderer | None) -> dict[str, Any]:
+    """Return the row of a prompt in ``--output``; without a renderer nothing of tokens is known."""
     row: dict[str, Any] = {"prompt": one.prompt.text}
     if one.prompt.origin is not None:
         row["origin"] = str(one.prompt.origin)
@@ -281,17 +317,23 @@ def _row(one: Answered, renderer: Renderer) -> dict[str, Any]:
     return row
 
 
-def _fields(answers: Sequence[Completion], renderer: Renderer) -> dict[str, Any]:
+def _fields(answers: Sequence[Completion], renderer: Renderer | None) -> dict[str, Any]:
     found: dict[str, Any] = {
         "answers": [answer.text for answer in answers],
         "stop_reasons": [answer.stop.value for answer in answers],
-        "tokens": [len(answer.tokens) for answer in answers],
     }
+    if renderer is not None:
+        found["tokens"] = [len(answer.tokens) for answer in answers]
     if any(answer.logprobs for answer in answers):
-        found["logprobs"] = [list(_logprobs(answer, renderer)) for answer in answers]
+        found["logprobs"] = [_logprobs(answer, renderer) for answer in answers]
     return found
 
 
-def _logprobs(answer: Completion, renderer: Renderer) -> Iterator[dict[str, Any]]:
-    for token, logprob in zip(answer.tokens, answer.logprobs, strict=True):
-        yield {"token": renderer.decode_raw([token]), "logprob": round(logprob, 6)}
+def _logprobs(answer: Completion, renderer: Renderer | None) -> list[dict[str, Any]]:
+    values = [round(logprob, 6) for logprob in answer.logprobs]
+    if renderer is None:
+        return [{"logprob": value} for value in values]
+    return [
+        {"token": renderer.decode_raw([token]), "logprob": value}
+        for token, value in zip(answer.tokens, values, strict=True)
+    ]

@@ -14,13 +14,13 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.storage import storage_errors, write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.idle import Need, refuse_idle
-from tunesmith.workflows.opening import open_model
+from tunesmith.workflows.raft_makers import question_maker
 from tunesmith.workflows.targets import check_output
 
 if TYPE_CHECKING:
     from tunesmith.data.raft.chunks import Chunk
     from tunesmith.data.raft.documents import Library
-    from tunesmith.data.raft.questions import Asked, QuestionMaker
+    from tunesmith.data.raft.questions import Asked
     from tunesmith.data.raft.retrieval import Retriever
     from tunesmith.data.raft.rows import RaftRow, RaftSettings
 
@@ -41,7 +41,6 @@ NEEDS: tuple[Need, ...] = (
 """Settings that say nothing without another one."""
 NAMED = 5
 """Skipped files and unmatched questions that a message names; all are counted."""
-REPLY_TOKENS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +247,7 @@ def _ask(options: RaftOptions, library: Library, chunks: Sequence[Chunk]) -> Ask
     elif who == "templates":
         asked = from_templates(chunks, options.max_questions)
     else:
-        asked = from_model(chunks, _maker(options, who), options.max_questions)
+        asked = from_model(chunks, question_maker(options, who), options.max_questions)
     if options.questions and who != "given":
         console.warn(f"--questions is not used with --ask {who}")
     console.say(f"Questions: {len(asked.questions):,} ({who}).")
@@ -270,56 +269,6 @@ def _check_columns(options: RaftOptions) -> None:
             expected=", ".join(known),
             hint="--columns text=YOUR_FIELD",
         )
-
-
-def _maker(options: RaftOptions, who: str) -> QuestionMaker:
-    if who == "model":
-        return _Local(options)
-    from tunesmith.data.raft.address import Address
-
-    if options.address is None:
-        raise UsageError(
-            "--ask address needs --address.", hint="--address http://localhost:8000/v1"
-        )
-    return Address(
-        options.address,
-        options.address_model,
-        key_variable=options.address_key,
-        timeout=options.address_timeout,
-        retries=options.address_retries,
-    )
-
-
-class _Local:
-    """Questions from the model that the settings name, by the project's own engine."""
-
-    def __init__(self, options: RaftOptions) -> None:
-        self._loaded, self._renderer = open_model(options)
-
-    def replies(self, prompts: Sequence[str]) -> list[str]:
-        """Return the greedy reply to each prompt."""
-        from tunesmith.generate.engine import Engine
-        from tunesmith.generate.requests import Request, Sampling
-        from tunesmith.types import Segment
-
-        room = self._loaded.max_positions
-        requests = []
-        for number, prompt in enumerate(prompts):
-            ids = self._renderer.prompt_ids((Segment("user", prompt),))
-            if len(ids) + REPLY_TOKENS > room:
-                raise UsageError(
-                    f"A chunk with its prompt is {len(ids)} tokens long; the model takes {room} "
-                    f"with {REPLY_TOKENS} for the reply.",
-                    hint=f"--chunk-tokens {max(16, room - REPLY_TOKENS - 150)}",
-                )
-            requests.append(Request(number, ids, Sampling(REPLY_TOKENS)))
-        engine = Engine(self._loaded.model, self._renderer.decode, self._renderer.stop_ids)
-        done = {}
-        with console.bar("asking", len(requests)) as bar:
-            for completion in engine.run(requests):
-                done[completion.key] = completion.text
-                bar.advance()
-        return [done[number] for number in range(len(requests))]
 
 
 def _retriever(options: RaftOptions) -> Callable[[Sequence[str]], Retriever]:

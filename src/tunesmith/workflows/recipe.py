@@ -19,7 +19,7 @@ from tunesmith.workflows.asking import OF_SERVERS
 from tunesmith.workflows.recipe_file import Recipe, Stage, load_recipe
 
 if TYPE_CHECKING:
-    from tunesmith.config.schema import RunRecipeOptions
+    from tunesmith.config.schema_results import RunRecipeOptions
 
 BEGUN = ".{}.begun.json"
 """The key that a stage was started under: a stopped one goes on only under the same."""

@@ -58,6 +58,12 @@ DECIDED = {
     "eval": ("task", "dataset", "model", "address", "name", "output_dir", "overwrite"),
 }
 """Settings that a part of the stage cannot have: the stage itself decides or has them."""
+_WHY = {
+    **dict.fromkeys(SELECTION, "has it in select"),
+    "address": "asks the models that it trains here, which no server has (a teacher on servers: a "
+    "sample stage, and a train stage on its rows)",
+}
+"""Setting → what the stage does instead, where it does not just decide it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ def settings_of(recipe: Recipe, stage: Stage) -> Settings:
     options = resolve(RftOptions, given, origin=origin).options
     faults = [
         f"{origin} {part}: {name} is not set there; the stage "
-        + ("has it in select" if canonical(str(name)) in SELECTION else "itself decides it")
+        + _WHY.get(canonical(str(name)), "itself decides it")
         for part, decided in DECIDED.items()
         for name in getattr(options, part)
         if canonical(str(name)) in decided

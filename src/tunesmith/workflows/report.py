@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunesmith.config.load import Resolved
-from tunesmith.config.schema import ReportOptions
+from tunesmith.config.schema_results import ReportOptions
 
 PAGE = "report.html"
 

@@ -70,11 +70,12 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     questions = [by_example[str(e.origin)] for e in held_out if str(e.origin) in by_example]
     if isinstance(task, GradedTask) and task.generates:
         questions = task.problems("test", limit=config.eval_questions or 1)
-    _tell_thinking(thinking)
+    tell_thinking(thinking)
     return Data(examples, held_out, questions[: config.eval_questions], repeated, thinking.counts())
 
 
-def _tell_thinking(thinking: ThinkingMode) -> None:
+def tell_thinking(thinking: ThinkingMode) -> None:
+    """Say what was done with thinking, or that there was none to do it with."""
     if told := thinking.told():
         console.say(told)
     elif thinking.mode != "keep":
@@ -185,7 +186,7 @@ def _generated(config: FineTuningConfig, task: Task) -> Data:
             f"--dataset is missing; the task {task.name!r} has no rows of its own.",
             hint="--dataset rows.jsonl",
         )
-    _tell_thinking(ThinkingMode(config.thinking))
+    tell_thinking(ThinkingMode(config.thinking))
     problems = task.problems("train", seed=config.seed, limit=config.max_rows or 1500)
     held_out = task.problems("dev", seed=config.seed, limit=200)
     console.say(f"Rows: {len(problems)} generated answers, {len(held_out)} held out.")

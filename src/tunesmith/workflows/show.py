@@ -20,6 +20,8 @@ def command(resolved: Resolved[ShowOptions]) -> int:
     from tunesmith.data.formats import to_examples
     from tunesmith.data.readers import read_rows
     from tunesmith.data.show import marked, spans, summary
+    from tunesmith.data.thinking import ThinkingMode
+    from tunesmith.workflows.rows import tell_thinking
 
     options = resolved.options
     if options.split != "train":
@@ -40,11 +42,11 @@ def command(resolved: Resolved[ShowOptions]) -> int:
     renderer, limit = open_renderer(options, options.model, options.max_length)
     color = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     out = Console(force_terminal=color, no_color=not color, highlight=False, soft_wrap=True)
-    kept = 0
+    kept, thinking = 0, ThinkingMode(options.thinking)
     for source, layout, examples in found:
         console.say(f"{source}: {layout.name}, shown as task {options.task} would train on it.")
         for example in examples:
-            rendered = renderer.encode(example, limit)
+            rendered = renderer.encode(thinking(example), limit)
             if rendered.refused:
                 out.print(Text(f"{example.origin}: refused, {rendered.refused}"))
             kept += len(rendered.rows)
@@ -57,4 +59,5 @@ def command(resolved: Resolved[ShowOptions]) -> int:
                     out.print(Text.assemble(*parts))
                 else:
                     out.print(Text(marked(row, renderer)))
+    tell_thinking(thinking)
     return 0 if kept else DataError.exit_code
