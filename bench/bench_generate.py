@@ -1,10 +1,12 @@
-"""Output tokens per second against transformers ``generate``, in one run on one machine.
+"""Output tokens per second against transformers ``generate`` and llama.cpp, on one machine.
 
-Workload: a 20-million-parameter Llama shape with random weights; questions × samples behind one
-shared 300-token prefix; output lengths exponential with mean 50, forced the same for both sides.
-The peer gets a sweep: batch sizes, with and without a reused prefix cache; then ours and the best
-of the sweep run again in turn, and medians are compared. Greedy text is checked against sequential
-generation. Ratios carry, absolute numbers do not.
+Workload: a 20-million-parameter Llama shape with random weights (``--shape smollm2`` for that of
+SmolLM2-135M); questions × samples behind one shared 300-token prefix; output lengths exponential
+with mean 50, forced the same for all. ``generate`` gets a sweep: batch sizes, with and without a
+reused prefix cache. llama.cpp (``--llama PYTHON`` of an environment with llama-cpp-python and gguf)
+gets the same weights, the prefix shared between its sequences, and a sweep of their number. Then
+ours and the best of each peer run again in turn, and medians are compared. Greedy text is checked
+against sequential generation, llama.cpp's against ours. Ratios carry, absolute numbers do not.
 """
 
 from __future__ import annotations
@@ -15,12 +17,17 @@ import json
 import os
 import random
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
+import training_workload
 from tunesmith.generate.engine import Engine
 from tunesmith.generate.reference import generate_one
 from tunesmith.generate.requests import Request, Sampling
@@ -30,9 +37,11 @@ PREFIX, MEAN_OUTPUT = 300, 50
 OURS = "tunesmith"
 
 
-def make_model() -> LlamaForCausalLM:
+def make_model(shape: str) -> LlamaForCausalLM:
     use_huge_pages()  # as loading a model does; both sides gain
     torch.manual_seed(0)
+    if shape == "smollm2":
+        return training_workload.make_model("smollm2").eval()
     config = LlamaConfig(
         vocab_size=16_384,
         hidden_size=384,
@@ -111,45 +120,93 @@ def theirs(model: LlamaForCausalLM, requests: list[Request], batch: int, cached:
     return tokens / (time.perf_counter() - began)
 
 
-def main() -> None:
+def write_for_llama(model: LlamaForCausalLM, requests: list[Request], folder: Path) -> None:
+    """Write weights, shape and requests for ``llama_cpp_arm.py``; a tied head once."""
+    config = model.config.to_dict()
+    config["rope_theta"] = model.config.rope_parameters["rope_theta"]
+    (folder / "config.json").write_text(json.dumps(config, default=str))
+    weights = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    np.savez(folder / "model.npz", **weights)
+    rows = [{"prompt": r.prompt_ids, "new": r.sampling.max_new_tokens} for r in requests]
+    (folder / "requests.json").write_text(json.dumps({"shared": PREFIX, "requests": rows}))
+
+
+def llama(python: str, folder: Path, slots: int, kind: str) -> tuple[float, list[list[int]]]:
+    script = str(Path(__file__).with_name("llama_cpp_arm.py"))
+    threads = str(torch.get_num_threads())
+    command = [python, script, str(folder), "--slots", str(slots), "--type", kind]
+    done = subprocess.run(
+        [*command, "--threads", threads], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"llama.cpp failed:\n{done.stderr[-3000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["rate"], found["tokens"]
+
+
+def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=("20m", "smollm2"), default="20m")
     parser.add_argument("--questions", type=int, default=32)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="*", default=(8, 32, 128), help="of generate")
+    parser.add_argument("--slots", type=int, nargs="*", default=(16, 32, 64), help="of llama.cpp")
+    parser.add_argument("--llama", help="Python of an environment with llama-cpp-python and gguf")
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    model = make_model()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = arguments_of()
+    model = make_model(arguments.shape)
     requests = make_requests(arguments.questions, arguments.samples)
     peers = {
         f"generate, batch {batch}{', prefix cache' if cached else ''}": (batch, cached)
-        for batch in (8, 32, 128)
+        for batch in arguments.batches
         for cached in (False, True)
     }
+    others = {}
+    if arguments.llama:
+        others = {f"llama.cpp, {slots} sequences": (slots, "f32") for slots in arguments.slots}
     print(f"load before: {os.getloadavg()[0]:.2f}, threads {torch.get_num_threads()}", flush=True)
     rates: dict[str, list[float]] = {}
     made: dict[tuple[int, int], tuple[int, ...]] = {}
+    from_llama: list[list[int]] = []
 
     def measure(name: str) -> None:
         if name == OURS:
             rate, found = ours(model, requests)
             made.update(found)
+        elif name in others:
+            rate, from_llama[:] = llama(arguments.llama, folder, *others[name])
         else:
             rate = theirs(model, requests, *peers[name])
         rates.setdefault(name, []).append(rate)
         print(f"{name:34} {rate:8.1f} tokens/s", flush=True)
 
-    for name in [OURS, *peers]:
-        measure(name)
-    best = max(peers, key=lambda name: rates[name][0])
-    for _ in range(arguments.repeats - 1):
-        measure(OURS)
-        measure(best)
-    mine, peer = statistics.median(rates[OURS]), statistics.median(rates[best])
-    print(f"\nbest of the sweep: {best}; medians of {arguments.repeats} runs in turn")
-    print(f"{mine:.1f} against {peer:.1f} tokens/s: {mine / peer:.2f}x")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        if others:
+            write_for_llama(model, requests, folder)
+        for name in [OURS, *peers, *others]:
+            measure(name)
+        best = [max(arms, key=lambda name: rates[name][0]) for arms in (peers, others) if arms]
+        for _ in range(arguments.repeats - 1):
+            for name in [OURS, *best]:
+                measure(name)
+    mine = statistics.median(rates[OURS])
+    print(f"\nmedians of {arguments.repeats} runs in turn")
+    for name in best:
+        peer = statistics.median(rates[name])
+        print(f"{mine:.1f} against {peer:.1f} tokens/s of {name}: {mine / peer:.2f}x")
     sample = requests[:: max(1, len(requests) // 8)]
     equal = sum(made[r.key] == generate_one(model, r, str, ()).tokens for r in sample)
     print(f"greedy rows equal to sequential generation: {equal} of {len(sample)}")
+    if others:
+        pairs = zip(requests, from_llama, strict=True)
+        same = sum(made[r.key] == tuple(tokens) for r, tokens in pairs)
+        print(f"rows in which llama.cpp says the same: {same} of {len(requests)}")
     print(f"load after: {os.getloadavg()[0]:.2f}")
     if arguments.output:
         arguments.output.write_text(json.dumps(rates, indent=2))
