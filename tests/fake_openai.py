@@ -125,11 +125,14 @@ class FakeServer:
         self._ready.set()
         await self._end.wait()
         server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for stream in self._streams:
-            stream.transport.abort()
+        # A connection that was accepted at the last moment has no task yet: look twice.
+        for _ in range(2):
+            await asyncio.sleep(0.02)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for stream in self._streams:
+                stream.transport.abort()
         await asyncio.sleep(0.01)
 
     async def _client(self, reader: asyncio.StreamReader, stream: asyncio.StreamWriter) -> None:
