@@ -56,6 +56,8 @@ def run_arm(arguments: argparse.Namespace) -> dict[str, Any]:
     from accelerate import Accelerator
 
     from tunesmith.models.adapters import add_lora, blocks, freeze_bottom
+    from tunesmith.models.fused_layers import fuse_layers
+    from tunesmith.models.fused_lora import fuse_lora
     from tunesmith.models.memory import use_huge_pages
     from tunesmith.train.batches import Plan, make_plan, packed_capacity
     from tunesmith.train.loop import Settings, State, fit, make_optimizer
@@ -73,6 +75,8 @@ def run_arm(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.lora:
         model = add_lora(model, rank=16, alpha=32)
     frozen = freeze_bottom(model, arguments.shares[0])
+    fuse_layers(model)  # as a run does
+    fuse_lora(model)
     accelerator = Accelerator(cpu=True)
     capacity = packed_capacity(max(len(row.ids) for row in rows), width, "cpu")
     still = Settings(0.0, "constant", capacity=capacity, weight_decay=0.0)

@@ -124,15 +124,14 @@ class FakeServer:
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._end.wait()
+        # A connection that is being taken when the server closes would be left open by asyncio.
+        await asyncio.sleep(0.05)
         server.close()
-        # A connection that was accepted at the last moment has no task yet: look twice.
-        for _ in range(2):
-            await asyncio.sleep(0.02)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            for stream in self._streams:
-                stream.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for stream in self._streams:
+            stream.transport.abort()
         await asyncio.sleep(0.01)
 
     async def _client(self, reader: asyncio.StreamReader, stream: asyncio.StreamWriter) -> None:
