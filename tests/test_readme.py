@@ -17,7 +17,8 @@ SHORT = {
     "train": ["--max-steps", "2"],
     "run": [
         "eval.limit=4",
-        "sample.limit=30",
+        "rft.sample={prompt: cot, limit: 30, samples: 8, temperature: 0.7}",
+        "rft.eval={split: dev, prompt: direct, limit: 4}",
         "sample.samples=4",
         "train.max_steps=2",
         "sft.max_rows=8",
