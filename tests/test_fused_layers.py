@@ -11,6 +11,7 @@ import torch
 
 from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.config.schema import FineTuningConfig
+from tunesmith.models import fused_layers
 from tunesmith.models.adapters import freeze_bottom, recompute_activations
 from tunesmith.models.fused_layers import fuse_layers
 from tunesmith.models.trunk import caught, find_trunk, trained_below
@@ -57,6 +58,13 @@ def test_loss_and_gradients_are_those_of_the_models_own_code(arch: str) -> None:
     same(own, gradients)
 
 
+def test_a_second_call_changes_nothing() -> None:
+    for arch in ARCHITECTURES:
+        model = fresh(arch)
+        fuse_layers(model)
+        assert fuse_layers(model) == 0
+
+
 def test_llamas_gates_norms_and_table_are_fused_once() -> None:
     model = fresh()
     layers = model.config.num_hidden_layers
@@ -90,13 +98,35 @@ def test_evaluation_runs_the_models_own_code_to_the_bit() -> None:
         assert torch.equal(model(input_ids=ids).logits, before)
 
 
-def test_automatic_casts_are_left_to_the_models_own_code() -> None:
+def test_automatic_casts_are_left_to_the_models_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
     model = fresh()
-    ids = torch.randint(4, 250, (1, 30))
+    fuse_layers(model)
+    monkeypatch.setattr(fused_layers, "_Gate", None)
+    monkeypatch.setattr(fused_layers, "_Norm", None)
     with torch.autocast("cpu", torch.bfloat16):
-        before = model(input_ids=ids).logits
+        assert model(input_ids=torch.randint(4, 250, (1, 30))).logits.requires_grad
+
+
+def test_norms_of_other_types_are_left_to_the_models_own_code() -> None:
+    model = fresh().double()
+    norm, x = model.model.norm, torch.randn(3, model.config.hidden_size, dtype=torch.float64)
+    before = norm(x)
+    fuse_layers(model)
+    assert torch.equal(norm(x), before)
+
+
+def test_a_padding_row_of_a_tied_table_gets_no_gradient() -> None:
+    model = fresh("gpt2")
+    model.transformer.wte.padding_idx = 7
+    ids = torch.tensor([[5, 7, 9, 7, 11]])
+    found = []
+    for _ in range(2):
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        found.append(model.transformer.wte.weight.grad.clone())
         fuse_layers(model)
-        assert torch.equal(model(input_ids=ids).logits, before)
+    size = float(found[0].abs().max())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=2e-6 * size)
 
 
 def test_frozen_and_recomputed_layers_give_the_same_gradients() -> None:

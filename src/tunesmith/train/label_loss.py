@@ -35,7 +35,6 @@ class _LabelLoss(torch.autograd.Function):  # type: ignore[misc]  # torch gives 
             torch.sum(shifted.exp_(), -1, out=total[rows])
         ctx.save_for_backward(logits, labels, top, total)
         hits = picked >= top
-        ctx.mark_non_differentiable(hits)
         return total.log().sub_(picked.sub_(top)), hits
 
     @staticmethod
