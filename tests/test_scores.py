@@ -1,4 +1,4 @@
-"""Every metric of replies is checked: gold is full, shuffled gold is chance, bad replies are low."""
+"""Every metric of replies is checked: gold is full, shuffled gold chance, bad replies low."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ from tunesmith.grading.rouge import rouge_l
 from tunesmith.tasks.replies import REPLY_TASKS
 from tunesmith.types import StopReason
 
-TERMS = ("river level", "fugue", "sourdough", "eclipse", "harbour", "compiler", "glacier", "vaccine")
+TERMS = (
+    "river level",
+    "fugue",
+    "sourdough",
+    "eclipse",
+    "harbour",
+    "compiler",
+    "glacier",
+    "vaccine",
+)
 TOPICS = (
     ("Why does the river flood in spring?", "Snow melts and fills every river level upstream."),
     ("How is a fugue built from one theme?", "Each voice of a fugue enters with that theme."),

@@ -70,7 +70,7 @@ def show(comparison: Comparison) -> None:
 
     console.table(
         "Scores on the same questions",
-        ["", "right", "95% interval", "answered"],
+        ["", score_called(comparison.task), "95% interval", "answered"],
         [
             [
                 name,
