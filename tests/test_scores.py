@@ -244,7 +244,7 @@ def test_ngrams_by_hand() -> None:
 
 def test_terms_are_shared_rarer_words() -> None:
     texts = [f"The patient{n} shows dyspnoea; however the doctor waits." for n in range(3)]
-    texts += ["Dialysis helps the doctor.", "However, dialysis ends.", "The doctor sleeps now."]
+    texts += ["Dialysis helps the doctor.", "Dialysis ends.", "The doctor sleeps now."]
     assert mine_terms(texts) == ("dyspnoea", "shows", "waits", "dialysis")
     assert mine_terms(texts, 1) == ("dyspnoea",)
     assert recall(["river level", "gauge"], "the level", "a river level gauge") == 0.0
