@@ -156,6 +156,8 @@ RIVALS: Mapping[str, str] = {
 EXCLUSIVE = (
     ("resume", "overwrite", "one goes on with a run, the other starts over"),
     ("load_in_4bit", "load_in_8bit", "a weight is held in one of them"),
+    ("dataset", "test_dataset_path", "both name the rows to ask"),
+    ("terms", "terms_from", "one is a list of terms, the other texts to find some in"),
     ("minutes", "max_steps", "both say how long to train"),
     ("prompt", "prompts", "one is the prompt itself, the other a file of them"),
 )

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from tunesmith.config.options import Options as Options
 from tunesmith.config.schema_backend import BackendOptions
+from tunesmith.config.schema_replies import ReplyOptions
 
 TaskName = Literal[
     "chat", "code", "instruct", "domain", "custom", "units", "maths", "choice", "bbh", "countdown",
@@ -280,7 +281,8 @@ class QuestionOptions(Options):
     """Questions"""
 
     task: TaskName = "units"
-    """A graded task: units, maths, choice, bbh, countdown, qa or socratic."""
+    """A graded task: units, maths, choice, bbh, countdown, qa or socratic; in eval also chat, code,
+    instruct, domain and custom."""
     dataset: str | None = None
     """File of questions; units and countdown make their own."""
     limit: int | None = Field(default=None, ge=1)
@@ -305,7 +307,9 @@ class FileOptions(QuestionOptions):
     """File of worked examples for --prompt cot of task bbh; unset takes cot-prompts/SUBTASK.txt."""
 
 
-class EvalOptions(OutputOptions, SamplingOptions, FileOptions, BackendOptions, ModelOptions):
+class EvalOptions(
+    OutputOptions, SamplingOptions, FileOptions, BackendOptions, ReplyOptions, ModelOptions
+):
     """Everything that ``tunesmith eval`` knows."""
 
     split: str = "test"

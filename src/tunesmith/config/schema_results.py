@@ -12,6 +12,9 @@ class CompareOptions(Options):
 
     results: list[str] = Field(min_length=2)
     """Folders or files of attempts, the baseline first."""
+    metric: str | None = None
+    """Value of each reply to compare by, such as rouge_l, chrf or turn_coherence, for sets of
+    tunesmith eval --task chat, code, instruct, domain or custom; the stored score if unset."""
     output: str | None = None
     """Write the comparison as JSON."""
 

@@ -111,7 +111,9 @@ class Renderer:
         return _opened_again, (self._tokenizer, self.template, self._extra_stops)
 
     def prompt_ids(self, messages: Sequence[Segment]) -> tuple[int, ...]:
-        """Return the tokens that a generation starts from."""
+        """Return the tokens that a generation starts from; plain text is gone on with as it is."""
+        if messages and all(message.role is None for message in messages):
+            return tuple(self._with_bos(self._ids("".join(m.text for m in messages))))
         chat = Chat(self._template, messages)
         pieces = self._pieces(chat, tuple(range(len(messages))), prompt=True)
         [done] = self._answer([self._tokenise(pieces)])

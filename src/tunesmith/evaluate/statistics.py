@@ -208,6 +208,22 @@ def bootstrap_ratio_difference(
     return Interval(float(low), float(high))
 
 
+def jackknife(estimate: float, left_out: Sequence[float]) -> Interval:
+    """Return the 95% interval of an estimate from its values without each group of the data.
+
+    The grouped jackknife (Tukey 1958) with Student's t: the groups are of nearly equal size.
+    """
+    from scipy.stats import t
+
+    groups = len(left_out)
+    if groups < 2:
+        raise ValueError(f"{groups} group")
+    mean = math.fsum(left_out) / groups
+    spread = math.sqrt((groups - 1) / groups * math.fsum((one - mean) ** 2 for one in left_out))
+    reach = float(t.ppf(0.975, groups - 1)) * spread
+    return Interval(estimate - reach, estimate + reach)
+
+
 def sign_flip_test(differences: Sequence[float], *, seed: int = 0) -> float:
     """Return the two-sided p-value of a paired permutation test of mean zero.
 

@@ -67,6 +67,8 @@ class GradedTask(Task):
     """Enough for a worked answer."""
     problems_called: ClassVar[str] = "questions with worked answers"
     """What its rows of a file are, for people."""
+    score_called: ClassVar[str] = "right"
+    """What its mean score is, in percent, for people."""
 
     @classmethod
     def reads(cls, fields: Mapping[str, Any]) -> bool:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from typing import TYPE_CHECKING
 
 from tunesmith.errors import UsageError
 from tunesmith.tasks.base import GradedTask, QuestionSettings, Task
+
+if TYPE_CHECKING:
+    from tunesmith.tasks.replies import ReplyTask
 
 _TASKS = {
     "units": ("tunesmith.tasks.units", "UnitsTask"),
@@ -59,12 +63,35 @@ def get_graded_task(name: str, settings: QuestionSettings | None = None) -> Grad
             hint=f"--task {graded[0]}, or tunesmith train --task {name} for its held-out loss",
         )
     if settings is not None:
-        idle = [one for one in settings.given() if one not in task.uses]
-        if idle:
-            raise UsageError(
-                f"--{idle[0].replace('_', '-')} does nothing for the task {name!r}.",
-                expected=", ".join(f"--{one}" for one in task.uses) or "no such setting",
-                hint="leave it out",
-            )
-        task.settings = settings
+        _heed(task, settings)
     return task
+
+
+def get_reply_task(name: str, settings: QuestionSettings) -> ReplyTask:
+    """Return the task of a name in ``REPLY_TASKS``, to reply to; metrics score what it says."""
+    from tunesmith.tasks.replies import REPLY_TASKS
+
+    task = REPLY_TASKS[name]()
+    _heed(task, settings)
+    return task
+
+
+def score_called(name: str) -> str:
+    """Return what the mean score of a task's attempts is, in percent; «right» of an unknown one."""
+    from tunesmith.tasks.replies import REPLY_TASKS
+
+    if name in REPLY_TASKS:
+        return REPLY_TASKS[name].score_called
+    task = get_task(name) if name in _TASKS else None
+    return task.score_called if isinstance(task, GradedTask) else GradedTask.score_called
+
+
+def _heed(task: GradedTask, settings: QuestionSettings) -> None:
+    idle = [one for one in settings.given() if one not in task.uses]
+    if idle:
+        raise UsageError(
+            f"--{idle[0].replace('_', '-')} does nothing for the task {task.name!r}.",
+            expected=", ".join(f"--{one}" for one in task.uses) or "no such setting",
+            hint="leave it out",
+        )
+    task.settings = settings

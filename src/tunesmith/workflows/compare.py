@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tunesmith.config.load import Resolved
 from tunesmith.config.schema_results import CompareOptions
 from tunesmith.storage import write_json
+from tunesmith.tasks.registry import score_called
 from tunesmith.workflows import console
 from tunesmith.workflows.evaluate import score_line
 
@@ -17,23 +18,50 @@ if TYPE_CHECKING:
 
 def command(resolved: Resolved[CompareOptions]) -> int:
     """Handle ``tunesmith compare``; the sentences go to stdout."""
-    comparison = compare(resolved.options.results, resolved.options.output)
+    options = resolved.options
+    comparison = compare(options.results, options.output, options.metric)
+    called = options.metric or score_called(comparison.task)
     for name, summary in comparison.summaries.items():
-        print(f"{name}: {score_line(summary)}")
-    for pair in comparison.pairs:
-        print(pair.sentence())
+        print(f"{name}: {score_line(summary, called)}")
+    for sentence in (*(pair.sentence() for pair in comparison.pairs), *loss_sentences(options)):
+        print(sentence)
     return 0
 
 
-def compare(results: list[str], output: str | None = None) -> Comparison:
-    """Compare stored sets of attempts, the baseline first; write JSON if ``output`` is given."""
+def compare(results: list[str], output: str | None = None, metric: str | None = None) -> Comparison:
+    """Compare stored sets of attempts, the baseline first; write JSON if ``output`` is given.
+
+    With ``metric`` they are compared by a value of each reply in place of the stored score.
+    """
     from tunesmith.evaluate.compare import compare as compare_sets
     from tunesmith.evaluate.records import load
+    from tunesmith.evaluate.scores.stored import scored_by
 
-    comparison = compare_sets([load(Path(path)) for path in results])
+    sets = [load(Path(path)) for path in results]
+    if metric is not None:
+        sets = [
+            scored_by(one, path, metric) if not one.missing else one
+            for one, path in zip(sets, results, strict=True)
+        ]
+    comparison = compare_sets(sets)
     if output is not None:
-        write_json(output, comparison.to_json())
+        by = {} if metric is None else {"metric": metric}
+        write_json(output, {**comparison.to_json(), **by})
     return comparison
+
+
+def loss_sentences(options: CompareOptions) -> list[str]:
+    """Say how the held-out losses differ that lie beside two sets of replies to the same rows."""
+    from tunesmith.evaluate.compare import compare_losses
+    from tunesmith.evaluate.records import load
+    from tunesmith.evaluate.scores.stored import losses
+
+    first, *others = [(load(Path(path)).name, losses(path)) for path in options.results]
+    return [
+        compare_losses(first[1], other).sentence(first[0], name)
+        for name, other in others
+        if first[1] and other
+    ]
 
 
 def show(comparison: Comparison) -> None:
@@ -42,7 +70,7 @@ def show(comparison: Comparison) -> None:
 
     console.table(
         "Scores on the same questions",
-        ["", "right", "95% interval", "answered"],
+        ["", score_called(comparison.task), "95% interval", "answered"],
         [
             [
                 name,

@@ -13,6 +13,7 @@ from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema import EvalOptions, SamplingOptions
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.storage import write_json
+from tunesmith.tasks.replies import REPLY_TASKS
 from tunesmith.workflows import console
 from tunesmith.workflows.asking import Respondent, open_respondent, respondent_of
 from tunesmith.workflows.questions import examples_hash, task_of
@@ -40,13 +41,16 @@ class EvalResult:
     summary: Summary
     votes: Mapping[str, Summary] = field(default_factory=dict)
     """Kind of vote → what it scores."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """What ``metrics.json`` holds, of a task whose replies metrics score."""
 
 
 def command(resolved: Resolved[EvalOptions]) -> int:
     """Handle ``tunesmith eval``; the scores go to stdout as JSON."""
     result = _evaluate(resolved.options)
     votes = {how: summary.to_json() for how, summary in result.votes.items()}
-    print(json.dumps(result.summary.to_json() | ({"votes": votes} if votes else {})))
+    more = {"votes": votes} if votes else {}
+    print(json.dumps({**result.summary.to_json(), **more, **result.metrics}))
     return 0
 
 
@@ -62,6 +66,12 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     from tunesmith.workflows.decompose import check_decomposer, decompose
 
     console.set_level(options.log_level)
+    options = options.model_copy(update={"dataset": options.dataset or options.test_dataset_path})
+    if options.task in REPLY_TASKS:
+        from tunesmith.workflows.replies import evaluate_replies
+
+        return evaluate_replies(options)
+    _check_terms(options)
     task = task_of(options)
     style = task.check_style(options.prompt or task.prompts[0])
     problems = task.problems(
@@ -108,6 +118,16 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     comparison = vote(options, result.results, folder)
     votes = {str(how): comparison.summaries[f"{name}-{how}"] for how in options.vote}
     return replace(result, votes=votes)
+
+
+def _check_terms(options: EvalOptions) -> None:
+    """Refuse terms that nobody looks for."""
+    for name in ("terms", "terms_from"):
+        if getattr(options, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} does nothing for the task {options.task!r}.",
+                hint="leave it out, or --task domain",
+            )
 
 
 def _check_choice(options: EvalOptions) -> None:
@@ -166,7 +186,7 @@ def collect_from(
     with AttemptLog(path, header, sync_every=sync) as log, stop_on_signals() as stop:
         tell_stored(log, plan)
         with console.bar(name, len(plan), len(log.done)) as bar:
-            right = 0.0
+            right, called = 0.0, plan.task.score_called
             done = frozenset(log.done)
             stream = (
                 stream_attempts(respondent.backend, plan, grader, done=done, should_stop=stop)
@@ -176,7 +196,7 @@ def collect_from(
             for made, attempt in enumerate(stream, 1):
                 log.append(by_id[attempt.problem_id], attempt)
                 right += (attempt.verdict.score or 0.0) if attempt.verdict else 0.0
-                bar.advance(note=f"{100 * right / made:.0f}% right")
+                bar.advance(note=f"{100 * right / made:.0f}% {called}")
         respondent.tell()
         if stop():
             raise Interrupted(
@@ -193,7 +213,7 @@ def collect_from(
         unclosed=unclosed,
     )
     write_json(folder / SCORES, summary.to_json())
-    console.say(f"{name}: {score_line(summary)}")
+    console.say(f"{name}: {score_line(summary, plan.task.score_called)}")
     return EvalResult(folder, results, summary)
 
 
@@ -253,11 +273,11 @@ def tell_stored(log: AttemptLog, plan: Plan) -> None:
         console.say(f"{len(log.done)} of {planned} attempts are stored already.")
 
 
-def score_line(summary: Summary) -> str:
-    """Say a summary in one line."""
+def score_line(summary: Summary, called: str = "right") -> str:
+    """Say a summary in one line; ``called`` is what its score is."""
     ends = summary.accuracy_interval
     text = (
-        f"{100 * summary.accuracy:.1f}% right (95% interval {100 * ends.low:.1f} to "
+        f"{100 * summary.accuracy:.1f}% {called} (95% interval {100 * ends.low:.1f} to "
         f"{100 * ends.high:.1f}), {100 * summary.answer_rate:.1f}% answered, {summary.n} attempts"
     )
     if summary.thinking_tokens is not None:

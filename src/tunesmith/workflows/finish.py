@@ -80,7 +80,7 @@ def byte_losses(loaded: LoadedModel, renderer: Renderer, held: Prepared) -> list
 
     sums = row_losses(loaded.model, held.rows, loaded.device, HELD_OUT_CAPACITY, loaded.attention)
     return [
-        RowLoss(str(number), loss, _bytes(row, renderer), str(document))
+        RowLoss(str(number), loss, trained_bytes(row, renderer), str(document))
         for number, (row, document, (loss, _)) in enumerate(
             zip(held.rows, held.documents, sums, strict=True)
         )
@@ -216,7 +216,8 @@ def _contamination(data: Data) -> list[str]:
     ]
 
 
-def _bytes(row: Encoded, renderer: Renderer) -> int:
+def trained_bytes(row: Encoded, renderer: Renderer) -> int:
+    """Return how many UTF-8 bytes the trained tokens of a row spell, at least 1."""
     trained = [i for i, weight in zip(row.ids, row.weights, strict=True) if weight]
     return max(1, len(renderer.decode(trained).encode()))
 

@@ -180,10 +180,10 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
     for name in stage.settings.get("data", []) if stage.verb == "train" else []:
         if name not in records and Path(str(name)).is_file():
             reads[str(name)] = hash_file(Path(str(name)))
-    source = stage.settings.get("dataset")
-    if isinstance(source, str):
-        known = recipe_data.content_hash(source)
-        reads |= {} if known is None else {source: known}
+    for name in ("dataset", "test_dataset_path", "terms", "terms_from"):
+        source = stage.settings.get(name)
+        known = recipe_data.content_hash(source) if isinstance(source, str) else None
+        reads |= {} if known is None else {str(source): known}
     # Which server answers, and how fast it is asked, decides no answer that was paid for.
     how = {"address", *OF_SERVERS} if stage.settings.get("address") else set()
     settings = {name: value for name, value in stage.settings.items() if name not in how}

@@ -1,0 +1,1 @@
+"""Metrics of replies: one module a family, one table of which task has which."""
