@@ -15,6 +15,7 @@ from tunesmith.errors import Interrupted, UsageError
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
 from tunesmith.workflows.asking import Respondent, open_respondent, respondent_of
+from tunesmith.workflows.following import show_following
 from tunesmith.workflows.questions import examples_hash, task_of
 from tunesmith.workflows.signals import stop_on_signals
 from tunesmith.workflows.votes import check_vote, vote
@@ -156,6 +157,7 @@ def collect_from(
 ) -> EvalResult:
     """Make the attempts of a plan that are not stored yet, then summarise all of them."""
     from tunesmith.evaluate.attempts import GENERATE, stream_attempts
+    from tunesmith.evaluate.following import following
     from tunesmith.evaluate.metrics import summarise
     from tunesmith.evaluate.records import ATTEMPTS, SCORES, AttemptLog, load
     from tunesmith.evaluate.thinking import measure_thinking
@@ -191,9 +193,12 @@ def collect_from(
         chance=_chance(plan),
         thinking_tokens=tokens,
         unclosed=unclosed,
+        following=following(results),
     )
     write_json(folder / SCORES, summary.to_json())
     console.say(f"{name}: {score_line(summary)}")
+    if summary.following is not None:
+        show_following(summary.following)
     return EvalResult(folder, results, summary)
 
 
