@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_PLACEHOLDER = re.compile(r"\[[^\[\]\n]*[^\[\]\s][^\[\]\n]*\]")
+_PLACEHOLDER = re.compile(r"\[[^\S\n]*[^\[\]\s][^\[\]\n]*\]")
 
 
 def number_placeholders(text: str, num_placeholders: int) -> bool:
@@ -20,5 +20,5 @@ def postscript(text: str, postscript_marker: str) -> bool:
     """
     letters = [re.escape(part) for part in postscript_marker.strip().rstrip(".").split(".")]
     marker = r"\.\s?".join(letters)
-    pattern = rf"(?<![\w.])(?<!\.[ \t]){marker}(?!\w)[^\w\n]*\n?[^\w\n]*\w"
+    pattern = rf"(?<!\w)(?<!\bp\.)(?<!\bp\.\s){marker}(?!\w)[^\w\n]*\n?[^\w\n]*\w"
     return re.search(pattern, text, re.IGNORECASE) is not None

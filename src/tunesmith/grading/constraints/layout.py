@@ -10,8 +10,8 @@ OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _BULLET = re.compile(r"^[ \t]*[*-][ \t]+\S", re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*(?:[*-][ \t]*){3,}$", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"(?<!\*)(\*{1,3})(?=[^\s*])[^*\n]*(?<=[^\s*])\1(?!\*)")
-_TITLE = re.compile(r"<<[^\S\n]*[^<>\s][^\n]*?>>")
-_FENCED = re.compile(r"```[ \t]*(?:json)?\s*(.*?)\s*```", re.DOTALL | re.IGNORECASE)
+_TITLE = re.compile(r"<<[^\S\n]*[^<>\s](?:[^<>\n]|<(?!<)|>(?!>))*>>")
+_FENCED = re.compile(r"```[ \t]*(?:json)?(.*)```", re.DOTALL | re.IGNORECASE)
 
 
 def number_bullet_lists(text: str, num_bullets: int) -> bool:
@@ -30,7 +30,7 @@ def multiple_sections(text: str, section_spliter: str, num_sections: int) -> boo
     Marks of Markdown may stand in front of it.
     """
     word = re.escape(section_spliter.strip())
-    heads = re.findall(rf"^[\s*_#>-]*{word}[ \t]*\d+", text, re.MULTILINE)
+    heads = re.findall(rf"^[ \t*_#>-]*{word}[ \t]*\d+", text, re.MULTILINE)
     return len(heads) >= num_sections
 
 

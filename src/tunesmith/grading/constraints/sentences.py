@@ -10,12 +10,13 @@ _WORD = regex.compile(r"[\w\p{M}]+")
 _CLOSING = "\"'”’»)\\]*_`"
 _OPENING = "\"'“‘«([*_`"
 _END = re.compile(
-    rf"(?P<mark>[.!?…]+)(?P<close>[{_CLOSING}]*(?:\[\d+\])*)(?=\s|\Z)|[。！？｡．؟۔।॥]+[」』”’））\"'*_]*"
+    rf"(?<![.!?…])(?P<mark>[.!?…]++)(?P<close>[{_CLOSING}]*+(?:\[\d+\])*+)(?=\s|\Z)|[。！？｡．؟۔।॥]+[」』”’））\"'*_]*"
 )
 _BLOCK = re.compile(r"\n[ \t]*\n\s*|\n(?=[ \t]*(?:[*+-][ \t]+|\d{1,3}[.)][ \t]+|#{1,6}[ \t]))")
 """Where a new block begins: behind an empty line, and at a mark of a list or a heading."""
 _LIST_NUMBER = re.compile(rf"[\s{_OPENING}#>-]*(?:\d{{1,3}}|[A-Za-z]|[ivxIVX]{{2,5}})\.")
-_LAST_WORD = re.compile(r"([^\s]+)$")
+_NEAR = 100
+"""Characters looked at on either side of a full stop."""
 _INITIAL = re.compile(r"[A-Z]")
 _LETTERS = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 
@@ -32,8 +33,8 @@ _INSIDE = _words(
 _TITLES = _words("adm brig capt cmdr col comdr gen gov hon lt maj mt pres rep rev sen sgt supt")
 """The same for titles, which are words of another kind in small letters."""
 _EITHER = _words(
-    "a.d a.k.a a.m ave b.c b.sc blvd bros co corp d.c dec dept e.t.c etc feb hrs inc jan jr lbs ltd "
-    "m.a m.d m.sc apr aug sept oct nov tues thurs p.m p.s p.p.s ph.d plc sq sr st u.k u.n u.s u.s.a"
+    "a.d a.k.a a.m ave b.c b.sc blvd bros co corp d.c dec dept e.t.c etc feb hrs inc jan jr lbs "
+    "ltd m.a m.d m.sc apr aug sept oct nov tues thurs p.m p.s p.p.s ph.d plc sq sr st u.k u.n u.s u.s.a"
 )
 """Abbreviations that a sentence may end with."""
 _NO_NAMES = _words("a.m e.t.c etc p.m")
@@ -78,22 +79,23 @@ def sentences(text: str) -> list[str]:
 
 def _ends(block: str, begin: int, end: re.Match[str]) -> bool:
     mark, closed = end["mark"], end["close"]
-    rest = block[end.end() :].lstrip().lstrip(_OPENING)
+    rest = block[end.end() : end.end() + _NEAR].lstrip().lstrip(_OPENING)
     if mark is None or not rest:  # a sign that is nothing but an end, or the end of the block
         return True
     if (closed or mark in ("…", "...") or "..." in mark) and rest[0].islower():
         return False
-    return mark != "." or not _abbreviated(block[begin : end.start()], rest)
+    return mark != "." or not _abbreviated(
+        block[max(begin, end.start() - _NEAR) : end.start()], rest
+    )
 
 
 def _abbreviated(before: str, rest: str) -> bool:
     """Say whether the full stop behind ``before`` belongs to its last word."""
     if _LIST_NUMBER.fullmatch(f"{before}."):
         return True
-    match = _LAST_WORD.search(before)
-    if match is None:
+    word = (before.split() or [""])[-1].lstrip(_OPENING)
+    if not word or before[-1].isspace():
         return False
-    word = match[1].lstrip(_OPENING)
     plain = word.lower()
     if plain in _INSIDE or (plain in _TITLES and word[0].isupper()):
         return True
