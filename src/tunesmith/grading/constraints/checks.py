@@ -63,7 +63,7 @@ def read_constraints(ids: Any, kwargs: Any) -> list[Constraint]:
 
 
 def _read(name: Any, values: Any) -> Constraint:
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         near = difflib.get_close_matches(str(name), KINDS, n=1)
         known = f"perhaps {near[0]}" if near else f"one of {', '.join(KINDS)}"
         raise ConstraintFault(f"there is no constraint {name!r}", known)

@@ -20,5 +20,6 @@ def postscript(text: str, postscript_marker: str) -> bool:
     """
     letters = [re.escape(part) for part in postscript_marker.strip().rstrip(".").split(".")]
     marker = r"\.\s?".join(letters)
-    pattern = rf"(?<!\w)(?<!\bp\.)(?<!\bp\.\s){marker}(?!\w)[^\w\n]*\n?[^\w\n]*\w"
+    between = r"(?:[^\w\n]|_)*"
+    pattern = rf"(?<![^\W_])(?<!\bp\.)(?<!\bp\.\s){marker}(?![^\W_]){between}\n?{between}[^\W_]"
     return re.search(pattern, text, re.IGNORECASE) is not None

@@ -61,13 +61,13 @@ def _texts(value: Any) -> list[str]:
 
 
 def _relation(value: Any) -> str:
-    if value not in RELATIONS:
+    if _text(value) not in RELATIONS:
         raise ValueError(" or ".join(map(repr, RELATIONS)))
     return str(value)
 
 
 def _language(value: Any) -> str:
-    if value != "zh" and value not in language.LANGUAGES:
+    if _text(value) != "zh" and value not in language.LANGUAGES:
         raise ValueError(f"one of {' '.join(sorted(language.LANGUAGES))}")
     return str(value)
 

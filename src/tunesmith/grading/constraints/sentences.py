@@ -34,7 +34,8 @@ _TITLES = _words("adm brig capt cmdr col comdr gen gov hon lt maj mt pres rep re
 """The same for titles, which are words of another kind in small letters."""
 _EITHER = _words(
     "a.d a.k.a a.m ave b.c b.sc blvd bros co corp d.c dec dept e.t.c etc feb hrs inc jan jr lbs "
-    "ltd m.a m.d m.sc apr aug sept oct nov tues thurs p.m p.s p.p.s ph.d plc sq sr st u.k u.n u.s u.s.a"
+    "ltd m.a m.d m.sc apr aug sept oct nov tues thurs p.m p.s p.p.s ph.d plc sq sr st u.k u.n "
+    "u.s u.s.a"
 )
 """Abbreviations that a sentence may end with."""
 _NO_NAMES = _words("a.m e.t.c etc p.m")
