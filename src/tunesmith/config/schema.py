@@ -280,7 +280,7 @@ class QuestionOptions(Options):
     """Questions"""
 
     task: TaskName = "units"
-    """A graded task: units, maths, choice, bbh, countdown, qa or socratic."""
+    """A graded task: units, maths, choice, bbh, countdown, qa, socratic or ifeval."""
     dataset: str | None = None
     """File of questions; units and countdown make their own."""
     limit: int | None = Field(default=None, ge=1)

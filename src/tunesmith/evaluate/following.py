@@ -126,8 +126,8 @@ def _share(verdicts: Iterable[tuple[str, bool]]) -> Share:
     by_problem: dict[str, list[bool]] = {}
     for problem, met in verdicts:
         by_problem.setdefault(problem, []).append(met)
-    sums = [sum(met) for met in by_problem.values()]
-    sizes = [len(met) for met in by_problem.values()]
+    sums = [sum(each) for each in by_problem.values()]
+    sizes = [len(each) for each in by_problem.values()]
     met, of = sum(sums), sum(sizes)
     if met in (0, of) or of == len(sizes):
         count = len(sizes)
