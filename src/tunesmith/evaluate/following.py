@@ -124,8 +124,8 @@ def _share(verdicts: Iterable[tuple[str, bool]]) -> Share:
     interval counts each problem once.
     """
     by_problem: dict[str, list[bool]] = {}
-    for problem, met in verdicts:
-        by_problem.setdefault(problem, []).append(met)
+    for problem, one in verdicts:
+        by_problem.setdefault(problem, []).append(one)
     sums = [sum(each) for each in by_problem.values()]
     sizes = [len(each) for each in by_problem.values()]
     met, of = sum(sums), sum(sizes)
