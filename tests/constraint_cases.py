@@ -84,6 +84,12 @@ CASES: list[Case] = [
         ["", "One.\n\nTwo.", "One.\n***\n***\nTwo.", "One ***bold*** word.", "A\n***\nB\n***\nC"],
     ),
     (
+        "length_constraints:number_paragraphs",
+        {"num_paragraphs": 3},
+        ["A\n***\nB\n***\nC", "***\nA *** B *** C", "A\n\n***\n\nB ***b***\n***\nC\n"],
+        ["", "A ***b*** c", "A\n***\n***\nB", "A\n****\nB\n****\nC"],
+    ),
+    (
         "length_constraints:number_words",
         FIVE,
         ["one two three four five", "Well-known facts don't (lie).", "एक दो तीन चार पाँच"],
@@ -130,7 +136,7 @@ CASES: list[Case] = [
     (
         "detectable_format:number_bullet_lists",
         {"num_bullets": 2},
-        ["* One\n* Two", "Look:\n  - One\n  - Two\nDone.", "* One\n- Two\n***\n---\n"],
+        ["* One\n* Two", "Look:\n  - One\n  - Two\nDone.", "* One\n- Two\n* * *\n***\n---\n"],
         ["", "* One", "- 1\n- 2\n- 3", "*One* two\n**Three**", "1. One\n2. Two", "• One\n• Two"],
     ),
     (
