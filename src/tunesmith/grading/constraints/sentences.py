@@ -6,7 +6,7 @@ import re
 
 import regex
 
-_WORD = regex.compile(r"[\w\p{M}]+")
+_WORD = regex.compile(r"\w+")  # which has the vowel signs of Indian scripts, unlike that of re
 _CLOSING = "\"'”’»)\\]*_`"
 _OPENING = "\"'“‘«([*_`"
 _END = re.compile(
