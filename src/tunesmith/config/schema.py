@@ -12,7 +12,7 @@ from tunesmith.config.schema_replies import ReplyOptions
 
 TaskName = Literal[
     "chat", "code", "instruct", "domain", "custom", "units", "maths", "choice", "bbh", "countdown",
-    "qa", "socratic",
+    "qa", "socratic", "ifeval",
 ]  # fmt: skip
 TASKS: tuple[str, ...] = get_args(TaskName)
 Tracker = Literal[
@@ -281,8 +281,8 @@ class QuestionOptions(Options):
     """Questions"""
 
     task: TaskName = "units"
-    """A graded task: units, maths, choice, bbh, countdown, qa or socratic; in eval also chat, code,
-    instruct, domain and custom."""
+    """A graded task: units, maths, choice, bbh, countdown, qa, socratic or ifeval; in eval also
+    chat, code, instruct, domain and custom."""
     dataset: str | None = None
     """File of questions; units and countdown make their own."""
     limit: int | None = Field(default=None, ge=1)

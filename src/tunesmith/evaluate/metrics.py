@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tunesmith.evaluate.following import Following
 from tunesmith.evaluate.statistics import Interval, bootstrap_mean, wilson
 from tunesmith.types import Attempt
 
@@ -46,6 +47,8 @@ class Summary:
     """Mean tokens of thinking of an attempt; None where no attempt thinks, or nobody counted."""
     unclosed: float | None = None
     """Share of attempts whose thinking is never closed, so that they have no answer."""
+    following: Following | None = None
+    """How far constraints are met, where the questions have any."""
 
     @property
     def trusted(self) -> bool:
@@ -60,7 +63,9 @@ class Summary:
     def from_json(cls, values: Mapping[str, Any]) -> Summary:
         """Read what ``to_json`` returned."""
         ends = {key: Interval(**values[key]) for key in ("accuracy_interval", "answer_interval")}
-        return cls(**{**values, **ends})
+        met = values.get("following")
+        following = None if met is None else Following.from_json(met)
+        return cls(**{**values, **ends, "following": following})
 
 
 def summarise(attempts: Sequence[Attempt]) -> Summary:

@@ -224,6 +224,11 @@ def jackknife(estimate: float, left_out: Sequence[float]) -> Interval:
     return Interval(estimate - reach, estimate + reach)
 
 
+def bootstrap_ratio(parts: Sequence[float], sizes: Sequence[float], *, seed: int = 0) -> Interval:
+    """Return the 95% percentile interval of ``sum(parts)/sum(sizes)``, resampled together."""
+    return bootstrap_ratio_difference([0.0] * len(parts), parts, sizes, seed=seed)
+
+
 def sign_flip_test(differences: Sequence[float], *, seed: int = 0) -> float:
     """Return the two-sided p-value of a paired permutation test of mean zero.
 

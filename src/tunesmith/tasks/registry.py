@@ -20,6 +20,7 @@ _TASKS = {
     "countdown": ("tunesmith.tasks.countdown", "CountdownTask"),
     "qa": ("tunesmith.tasks.qa", "QaTask"),
     "socratic": ("tunesmith.tasks.socratic", "SocraticTask"),
+    "ifeval": ("tunesmith.tasks.ifeval", "IfevalTask"),
     "chat": ("tunesmith.tasks.plain", "ChatTask"),
     "code": ("tunesmith.tasks.plain", "CodeTask"),
     "instruct": ("tunesmith.tasks.plain", "InstructTask"),

@@ -16,6 +16,7 @@ from tunesmith.storage import write_json
 from tunesmith.tasks.replies import REPLY_TASKS
 from tunesmith.workflows import console
 from tunesmith.workflows.asking import Respondent, open_respondent, respondent_of
+from tunesmith.workflows.following import show_following
 from tunesmith.workflows.questions import examples_hash, task_of
 from tunesmith.workflows.signals import stop_on_signals
 from tunesmith.workflows.votes import check_vote, vote
@@ -176,6 +177,7 @@ def collect_from(
 ) -> EvalResult:
     """Make the attempts of a plan that are not stored yet, then summarise all of them."""
     from tunesmith.evaluate.attempts import GENERATE, stream_attempts
+    from tunesmith.evaluate.following import following
     from tunesmith.evaluate.metrics import summarise
     from tunesmith.evaluate.records import ATTEMPTS, SCORES, AttemptLog, load
     from tunesmith.evaluate.thinking import measure_thinking
@@ -211,9 +213,12 @@ def collect_from(
         chance=_chance(plan),
         thinking_tokens=tokens,
         unclosed=unclosed,
+        following=following(results),
     )
     write_json(folder / SCORES, summary.to_json())
     console.say(f"{name}: {score_line(summary, plan.task.score_called)}")
+    if summary.following is not None:
+        show_following(summary.following)
     return EvalResult(folder, results, summary)
 
 

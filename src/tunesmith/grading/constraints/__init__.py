@@ -1,0 +1,1 @@
+"""Verifiable constraints on a text, such as IFEval asks for."""
