@@ -303,6 +303,9 @@ class FileOptions(QuestionOptions):
     number:0.01, number:1%, contains, regex, choice or f1>=0.5."""
     examples: str | None = None
     """File of worked examples for --prompt cot of task bbh; unset takes cot-prompts/SUBTASK.txt."""
+    unsafe_exec: bool = False
+    """Run programs of tasks humaneval and mbpp even where they cannot be confined, with limits
+    alone: they could read the user's files. Where they can be confined it changes nothing."""
 
 
 class EvalOptions(OutputOptions, SamplingOptions, FileOptions, BackendOptions, ModelOptions):

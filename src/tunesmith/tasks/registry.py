@@ -15,6 +15,8 @@ _TASKS = {
     "bbh": ("tunesmith.tasks.bbh", "BbhTask"),
     "countdown": ("tunesmith.tasks.countdown", "CountdownTask"),
     "qa": ("tunesmith.tasks.qa", "QaTask"),
+    "humaneval": ("tunesmith.tasks.programs", "HumanEvalTask"),
+    "mbpp": ("tunesmith.tasks.programs", "MbppTask"),
     "socratic": ("tunesmith.tasks.socratic", "SocraticTask"),
     "chat": ("tunesmith.tasks.plain", "ChatTask"),
     "code": ("tunesmith.tasks.plain", "CodeTask"),

@@ -45,6 +45,8 @@ def encode(value: Any, refer: Callable[[Any], Any], depth: int = 0) -> Any:
         return {"c": [value.real, value.imag]}
     if isinstance(value, decimal.Decimal | fractions.Fraction):
         return {"D" if isinstance(value, decimal.Decimal) else "F": str(value)}
+    if isinstance(value, type) and _TYPES.get(value.__name__) is value:
+        return {"y": value.__name__}
     if isinstance(value, _LAZY):
         return {"o": [encode(item, refer, depth + 1) for item in _some(value)]}
     return refer(value)
@@ -53,6 +55,8 @@ def encode(value: Any, refer: Callable[[Any], Any], depth: int = 0) -> Any:
 _MANY: tuple[tuple[type, str], ...] = ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "f"))
 _LAZY = (map, filter, zip, reversed, type(iter([])), type(iter({})), type({}.keys()),
          type({}.values()), type({}.items()), type(x for x in ()))  # fmt: skip
+_TYPES = {kind.__name__: kind for kind in (bool, bytes, complex, dict, float, frozenset, int, list,
+                                          set, str, tuple)}  # fmt: skip
 _MOST = 100_000
 
 
@@ -76,6 +80,8 @@ def decode(made: Any, resolve: Callable[[Any], Any]) -> Any:
     try:
         if mark == "r":
             return resolve(held)
+        if mark == "y":
+            return _TYPES[held]
         if mark == "i":
             return int(held, 16)
         if mark in "ba":
