@@ -193,7 +193,7 @@ class MbppTask(ProgramTask):
         if not isinstance(wanted, str) or not isinstance(tests, list) or not tests:
             raise DataError(
                 f"{row.origin}: no text and test_list (fields: {', '.join(row.fields)}).",
-                expected='{"text": "Write a function to …", "code": "…", "test_list": ["assert …"]}',
+                expected='{"text": "Write a function to …", "code": "…", "test_list": ["…"]}',
             )
         checks = [str(one).replace("\r\n", "\n") for one in tests]
         challenges = [str(one) for one in row.fields.get("challenge_test_list") or ()]

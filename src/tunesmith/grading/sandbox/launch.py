@@ -83,7 +83,7 @@ def main(orders: dict[str, Any]) -> None:
         _first(orders, asked, replies, [answer, alive, said, orders["tests"]])
     os.close(asked)
     os.close(replies)
-    verdict = _watch(orders, said, tests, program)
+    verdict = _watch(orders, said, program)
     _end(orders, tests, program)
     if verdict["kind"] == "ended":
         verdict = _death(_exits.get(program, 0))
@@ -183,7 +183,7 @@ def _code(orders: dict[str, Any], status: int, used: Any) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _watch(orders: dict[str, Any], said: int, tests: int, program: int) -> dict[str, Any]:
+def _watch(orders: dict[str, Any], said: int, program: int) -> dict[str, Any]:
     """Return the tester's verdict, or why there is none."""
     deadline = time.monotonic() + orders["limits"]["wall_seconds"]
     ended = os.pidfd_open(program)
@@ -211,7 +211,8 @@ def _watch(orders: dict[str, Any], said: int, tests: int, program: int) -> dict[
     try:
         verdict = json.loads(line)
     except ValueError:
-        return {"kind": "tests", "detail": "the tests ended without a verdict"}
+        # What the program sent was too much for it.
+        return {"kind": "error", "detail": "the tests broke down over the program's answers"}
     if verdict["kind"] == "ended" and not gone:
         # Its pipes are closed before it is dead, and how it died is to be told.
         poll.unregister(said)

@@ -92,7 +92,7 @@ class Remote:
         _solver_of(self).ask("set", self, name, value)
 
     def _opaque(self, *_: object) -> Any:
-        raise _solver_of(self)._fail("error", "the program returned an object that is no plain data")
+        raise _solver_of(self)._fail("error", "the program's answer is no plain data")
 
     __eq__ = __ne__ = __bool__ = __iter__ = __len__ = __lt__ = __gt__ = __le__ = __ge__ = _opaque
     __deepcopy__ = __copy__ = __reduce_ex__ = _opaque
@@ -128,20 +128,20 @@ def judge(tests: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
     solver = Solver(requests, replies)
     space: dict[str, Any] = {"__name__": "tests", "copy": copy}
     try:
-        exec(compile(tests["preamble"], "preamble", "exec"), space)  # noqa: S102
+        exec(compile(tests["preamble"], "preamble", "exec"), space)
     except Exception as fault:
         return {"kind": "tests", "detail": f"{type(fault).__name__}: {fault}"[:300]}
     at = ""
     try:
         solver.ask("run")
         found = solver.ask("names", tests["names"])
-        missing = [name for name in tests["needed"] if name not in found]
+        missing = [name for name in tests["needed"] if type(found.get(name)) is not Remote]
         if missing:
-            return {"kind": "error", "detail": f"the program defines no {missing[0]!r}"}
+            return {"kind": "error", "detail": f"the program defines no function {missing[0]!r}"}
         space |= {name: found[name] for name in tests["names"] if name in found}
         for source in (tests["setup"], *tests["tests"]):
             at = source
-            exec(compile(source, "tests", "exec"), space)  # noqa: S102
+            exec(compile(source, "tests", "exec"), space)
     except Failed as fault:
         return {"kind": fault.kind, "detail": fault.detail}
     except AssertionError as fault:
@@ -149,7 +149,10 @@ def judge(tests: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
             return {"kind": "assertion", "detail": _place(fault, at)}
         return {"kind": "error", "detail": f"AssertionError: {fault} at {_place(fault, at)}"}
     except Exception as fault:
-        return {"kind": "error", "detail": f"{type(fault).__name__}: {fault} at {_place(fault, at)}"}
+        return {
+            "kind": "error",
+            "detail": f"{type(fault).__name__}: {fault} at {_place(fault, at)}",
+        }
     if solver.failed is not None:
         return {"kind": solver.failed.kind, "detail": solver.failed.detail}
     if not solver.calls:

@@ -6,7 +6,7 @@ import decimal
 import fractions
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 LONGEST = 8 << 20
@@ -52,11 +52,28 @@ def encode(value: Any, refer: Callable[[Any], Any], depth: int = 0) -> Any:
     return refer(value)
 
 
-_MANY: tuple[tuple[type, str], ...] = ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "f"))
-_LAZY = (map, filter, zip, reversed, type(iter([])), type(iter({})), type({}.keys()),
-         type({}.values()), type({}.items()), type(x for x in ()))  # fmt: skip
-_TYPES = {kind.__name__: kind for kind in (bool, bytes, complex, dict, float, frozenset, int, list,
-                                          set, str, tuple)}  # fmt: skip
+_MANY: tuple[tuple[type[Iterable[Any]], str], ...] = (
+    (list, "l"),
+    (tuple, "t"),
+    (set, "s"),
+    (frozenset, "f"),
+)
+_LAZY: tuple[type, ...] = (
+    map,
+    filter,
+    zip,
+    reversed,
+    type(iter([])),
+    type(iter({})),
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+    type(None for _ in ()),
+)
+_TYPES: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
+}
 _MOST = 100_000
 
 
@@ -69,7 +86,7 @@ def _some(lazy: Any) -> Iterator[Any]:
 
 
 def decode(made: Any, resolve: Callable[[Any], Any]) -> Any:
-    """Return the value of what ``encode`` made; built-in types and what ``resolve`` returns only."""
+    """Return the value of what ``encode`` made: of built-in types, or what ``resolve`` returns."""
     if isinstance(made, list):
         return [decode(item, resolve) for item in made]
     if not isinstance(made, dict):
@@ -93,7 +110,12 @@ def decode(made: Any, resolve: Callable[[Any], Any]) -> Any:
         if mark == "d":
             return {decode(key, resolve): decode(item, resolve) for key, item in held}
         items = (decode(item, resolve) for item in held)
-        made_of = {"t": tuple, "s": set, "f": frozenset, "o": lambda items: iter([*items])}
+        made_of: dict[str, Callable[[Iterable[Any]], Any]] = {
+            "t": tuple,
+            "s": set,
+            "f": frozenset,
+            "o": lambda items: iter([*items]),
+        }
         return made_of[mark](items)
     except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as fault:
         raise Broken(f"no value: {type(fault).__name__}") from None
