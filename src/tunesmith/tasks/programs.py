@@ -23,7 +23,7 @@ from tunesmith.types import Problem, Segment, Verdict
 
 if TYPE_CHECKING:
     from tunesmith.data.readers import Row
-    from tunesmith.grading.sandbox.run import Mode, Tests
+    from tunesmith.grading.sandbox.run import Checks, Mode
 
 STUB = "    pass\n"
 """Makes a whole function of HumanEval's prompt, which ends in a docstring."""
@@ -89,13 +89,13 @@ class ProgramTask(FileTask):
         """Tell the data set's own program."""
         return telling(f"This program passes:\n```python\n{problem.reference.strip()}\n```\n")
 
-    def tests(self, problem: Problem, *, strict: bool = False) -> Tests:
+    def tests(self, problem: Problem, *, strict: bool = False) -> Checks:
         """Return what a program is held against."""
-        from tunesmith.grading.sandbox.run import Tests
+        from tunesmith.grading.sandbox.run import Checks
 
         held = problem.meta
         checks = [*held["checks"], *(held["challenges"] if strict else ())]
-        return Tests(checks, held["names"], held["needed"], held["preamble"], held["setup"])
+        return Checks(checks, held["names"], held["needed"], held["preamble"], held["setup"])
 
     def _run(self, problem: Problem, text: str, *, strict: bool) -> Verdict:
         from tunesmith.grading.sandbox.run import Kind, run

@@ -61,7 +61,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Tests:
+class Checks:
     """What a program is held against; sources of trusted text that run in the tester."""
 
     checks: Sequence[str]
@@ -106,7 +106,7 @@ _own = threading.local()
 _taken: Iterator[int] = iter(range(1 << 20))
 
 
-def run(program: str, tests: Tests, limits: Limits | None = None, *, mode: Mode) -> Outcome:
+def run(program: str, tests: Checks, limits: Limits | None = None, *, mode: Mode) -> Outcome:
     """Run a program's text against tests; safe to call from several threads."""
     limits = limits or Limits()
     wire = {
@@ -273,7 +273,7 @@ def _possible() -> tuple[Mode, str]:
     if not sys.platform.startswith("linux"):
         return "none", "there are no namespaces on this system"
     tried: Mode = "user" if os.geteuid() else "root"
-    probe = Tests(["assert f(1) == 2"], ["f"], ["f"])
+    probe = Checks(["assert f(1) == 2"], ["f"], ["f"])
     found = run("def f(x): return x + 1", probe, mode=tried)
     if found.kind is Kind.PASS:
         return tried, ""
