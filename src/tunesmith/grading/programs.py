@@ -24,7 +24,9 @@ def parsed(source: str) -> tuple[ast.Module | None, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a text's doubtful escapes are none of ours
-            return ast.parse(source), ""
+            tree = ast.parse(source)
+            compile(tree, "program", "exec")  # a return outside of a function parses too
+            return tree, ""
     except (SyntaxError, ValueError, MemoryError, RecursionError) as fault:
         return None, f"{type(fault).__name__}: {fault}"
 

@@ -59,7 +59,10 @@ def serve(source: str, requests: int, replies: int) -> None:
         except BaseException as fault:
             # SystemExit too: whatever a program raises is its answer, and no end of ours.
             reply = {"error": type(fault).__name__, "text": _said(fault)}
-        wire.send(replies, reply)
+        try:
+            wire.send(replies, reply)
+        except wire.Broken as fault:
+            wire.send(replies, {"error": "Broken", "text": str(fault)})
 
 
 def _said(fault: BaseException) -> str:
