@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import threading
 import time
@@ -51,10 +52,7 @@ def problem(task, row: dict[str, object], folder: Path):
         ("return x + 1\n", 1),
         ("    y = x\n    return y + 1\n\nprint(f(1)", 1),
         ("def f(x):\n    return x + 1\n\nThis adds one.", 1),
-        (
-            "```python\ndef f(x):\n    return x\n```\nNo:\n```python\ndef f(x):\n    return x + 1\n```",
-            1,
-        ),
+        ("```python\ndef f(x): return x\n```\nNo:\n```\ndef f(x): return x + 1\n```", 1),
         ("```python\ndef f(x):\n    return x + 1\n```\n```python\nprint(f(1))\n```", 1),
         ("```\n    return x + 1\n```", 1),
         ("```python\ndef f(x):\n    return x\n```", 0),
@@ -153,8 +151,7 @@ def test_what_was_answered_is_graded_before_an_error_goes_on():
     seen = []
     stream = in_order(answers(), str, 2)
     with pytest.raises(ValueError, match="gone"):
-        while True:
-            seen.append(next(stream))
+        collections.deque(map(seen.append, stream))
     assert seen == [(0, "0"), (1, "1"), (2, "2")]
 
 

@@ -68,7 +68,8 @@ def test_an_early_end_of_iteration_does_not_skip_checks():
 @pytest.mark.parametrize(
     "value",
     ["None", "True", "-7", "10**40", "1.5", "float('inf')", "'é\\udc80'", "b'\\x00'",
-     "(1, [2, {3}])", "{(1, 2): {'a': None}}", "frozenset({1})", "2 + 3j", "bytearray(b'x')", "int"],
+     "(1, [2, {3}])", "{(1, 2): {'a': None}}", "frozenset({1})", "2 + 3j",
+     "bytearray(b'x')", "int"],
 )  # fmt: skip
 def test_values_come_back_as_they_are(value):
     check = f"want = {value}\ngot = f(want)\nassert got == want and type(got) is type(want), got"

@@ -11,7 +11,7 @@ from tunesmith.config.schema_backend import BackendOptions
 
 TaskName = Literal[
     "chat", "code", "instruct", "domain", "custom", "units", "maths", "choice", "bbh", "countdown",
-    "qa", "socratic",
+    "qa", "humaneval", "mbpp", "socratic",
 ]  # fmt: skip
 TASKS: tuple[str, ...] = get_args(TaskName)
 Tracker = Literal[
