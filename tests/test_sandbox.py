@@ -105,6 +105,16 @@ def test_programs_leave_no_file_for_the_next():
         assert outcome(program, "assert f(1) == ['a']").kind is Kind.PASS
 
 
+def test_a_program_sees_libraries_and_no_more():
+    seen = "import os\ndef f(x): return sorted({*os.listdir('/')} & {'etc', 'home', 'proc', 'bin'})"
+    assert outcome(seen, "assert f(1) == [], f(1)").kind is Kind.PASS
+
+
+def test_a_program_cannot_become_the_master_of_namespaces():
+    tried = "import ctypes\ndef f(x): return ctypes.CDLL(None).unshare(0x10000000)"
+    assert outcome(tried, "assert f(1) == -1").kind is Kind.PASS
+
+
 def test_what_is_in_force_is_told():
     found = outcome("def f(x): return 2")
     assert "no network" in found.isolation
