@@ -18,6 +18,9 @@ from tunesmith.types import Attempt, Problem, StopReason, Verdict
 OPTIONS = {"question": "Which floats?", "choices": ["a nail", "a cork."], "answer": 1}
 LETTERS = {"input": "Which floats?\nOptions:\n(A) a nail\n(B) a cork", "target": "(B)"}
 LISTED = "Which floats?\n(A) a nail\n(B) a cork"
+FUNCTION = {"prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": "    return 6 * 2",
+            "test": "def check(c):\n    assert c(1) == 12"}  # fmt: skip
+WRITTEN = {"text": "Write f.", "code": "def f(x): return 6 * 2", "test_list": ["assert f(1) == 12"]}
 PATTERN = {"question": "Who?", "answer": "J.* Gerlach", "checker": "regex"}
 TABLE: list[Any] = [
     ("units", None, None),
@@ -30,6 +33,8 @@ TABLE: list[Any] = [
     ("qa", {"question": "Who?", "answer": "J. Gerlach"}, "The answer is J. Gerlach."),
     ("qa", {"question": "How many?", "answer": "7", "checker": "number"}, "The answer is 7."),
     ("qa", {"question": LISTED, "answer": "B", "checker": "choice"}, "The correct choice is (B)."),
+    ("humaneval", FUNCTION, "return 6 * 2"),
+    ("mbpp", WRITTEN, "return 6 * 2"),
     ("qa", {**PATTERN, "example": "Jutta Gerlach"}, "The answer is Jutta Gerlach."),
 ]
 

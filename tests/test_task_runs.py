@@ -28,6 +28,15 @@ ROWS = {
     ]},
     "qa": [{"question": f"{n}?", "answer": f"n{n}", "checker": "contains"} for n in range(24)],
     "countdown": None,
+    "humaneval": [
+        {"prompt": f"def f{n}(x):\n", "entry_point": f"f{n}", "canonical_solution": "    return x",
+         "test": "def check(c):\n    assert c(1) == 1"}
+        for n in range(24)
+    ],
+    "mbpp": [
+        {"text": f"Write f{n}.", "code": f"def f{n}(x): return x", "test_list": [f"assert f{n}(1)"]}
+        for n in range(24)
+    ],
 }  # fmt: skip
 
 

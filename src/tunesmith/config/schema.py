@@ -12,7 +12,7 @@ from tunesmith.config.schema_replies import ReplyOptions
 
 TaskName = Literal[
     "chat", "code", "instruct", "domain", "custom", "units", "maths", "choice", "bbh", "countdown",
-    "qa", "socratic", "ifeval",
+    "qa", "humaneval", "mbpp", "socratic", "ifeval",
 ]  # fmt: skip
 TASKS: tuple[str, ...] = get_args(TaskName)
 Tracker = Literal[
@@ -281,8 +281,8 @@ class QuestionOptions(Options):
     """Questions"""
 
     task: TaskName = "units"
-    """A graded task: units, maths, choice, bbh, countdown, qa, socratic or ifeval; in eval also
-    chat, code, instruct, domain and custom."""
+    """A graded task: units, maths, choice, bbh, countdown, qa, socratic, humaneval, mbpp or ifeval;
+    in eval also chat, code, instruct, domain and custom."""
     dataset: str | None = None
     """File of questions; units and countdown make their own."""
     limit: int | None = Field(default=None, ge=1)
@@ -305,6 +305,9 @@ class FileOptions(QuestionOptions):
     number:0.01, number:1%, contains, regex, choice or f1>=0.5."""
     examples: str | None = None
     """File of worked examples for --prompt cot of task bbh; unset takes cot-prompts/SUBTASK.txt."""
+    unsafe_exec: bool = False
+    """Run programs of tasks humaneval and mbpp even where they cannot be confined, with limits
+    alone: they could read the user's files. Where they can be confined it changes nothing."""
 
 
 class EvalOptions(

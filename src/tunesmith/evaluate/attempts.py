@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from tunesmith.evaluate.rounds import ONE_ROUND, Rounds, with_hint
 from tunesmith.generate.backends import Backend, Question
-from tunesmith.generate.requests import Sampling, attempt_seed
+from tunesmith.generate.requests import Completion, Sampling, attempt_seed
 from tunesmith.tasks.base import GradedTask
 from tunesmith.types import Attempt, Problem, Segment, Verdict
 
 Grader = Callable[[Problem, str], Verdict]
 GENERATE = "generate"
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,12 @@ def stream_attempts(
             seed = attempt_seed(plan.seed, problem.id, index)
             questions.append(Question((problem.id, index), messages, sampling, seed))
     seeds = {question.key: question.seed for question in questions}
-    for completion in backend.answers(questions, should_stop=should_stop):
+    answers = backend.answers(questions, should_stop=should_stop)
+
+    def judge(completion: Completion) -> Verdict:
+        return graded(grader, by_id[completion.key[0]], completion.text)
+
+    for completion, verdict in in_order(answers, judge, plan.task.graders):
         problem_id, index = completion.key
         yield Attempt(
             problem_id,
@@ -126,10 +135,41 @@ def stream_attempts(
             completion.text,
             completion.tokens,
             completion.stop,
-            graded(grader, by_id[problem_id], completion.text),
+            verdict,
             hinted,
             math.fsum(completion.logprobs) if completion.logprobs else None,
         )
+
+
+def in_order(
+    items: Iterable[Item], work: Callable[[Item], Result], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with its result, in the order of the items, ``workers`` of them at once.
+
+    With several workers the items are asked for ahead, so that making and grading them overlap.
+    What was taken is yielded even where the items break off with an error.
+    """
+    if workers == 1:
+        yield from ((item, work(item)) for item in items)
+        return
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(workers, "grader")
+    try:
+        try:
+            for item in items:
+                waiting.append((item, pool.submit(work, item)))
+                while waiting and (waiting[0][1].done() or len(waiting) > 8 * workers):
+                    first, result = waiting.popleft()
+                    yield first, result.result()
+        finally:
+            ending = isinstance(sys.exception(), GeneratorExit | KeyboardInterrupt)
+            while waiting and not ending:
+                first, result = waiting.popleft()
+                yield first, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def graded(grader: Grader, problem: Problem, text: str) -> Verdict:

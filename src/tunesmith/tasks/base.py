@@ -45,6 +45,8 @@ class QuestionSettings:
     """How answers are checked, for a task with several rules."""
     examples: str | None = None
     """A file of worked examples for the ``cot`` prompt."""
+    unsafe_exec: bool = False
+    """Whether programs may run where they cannot be confined."""
 
     def given(self) -> list[str]:
         """Return the names of the settings that are not left empty."""
@@ -69,6 +71,19 @@ class GradedTask(Task):
     """What its rows of a file are, for people."""
     score_called: ClassVar[str] = "right"
     """What its mean score is, in percent, for people."""
+
+    @property
+    def graders(self) -> int:
+        """How many answers may be graded at once; more than one where grading waits."""
+        return 1
+
+    def ready(self) -> str:
+        """Get ready to grade, and say what is worth saying; ``UsageError`` where it cannot."""
+        return ""
+
+    def told(self) -> str:
+        """Say what grading took; nothing where that is nothing."""
+        return ""
 
     @classmethod
     def reads(cls, fields: Mapping[str, Any]) -> bool:

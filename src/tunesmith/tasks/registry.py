@@ -19,6 +19,8 @@ _TASKS = {
     "bbh": ("tunesmith.tasks.bbh", "BbhTask"),
     "countdown": ("tunesmith.tasks.countdown", "CountdownTask"),
     "qa": ("tunesmith.tasks.qa", "QaTask"),
+    "humaneval": ("tunesmith.tasks.programs", "HumanEvalTask"),
+    "mbpp": ("tunesmith.tasks.programs", "MbppTask"),
     "socratic": ("tunesmith.tasks.socratic", "SocraticTask"),
     "ifeval": ("tunesmith.tasks.ifeval", "IfevalTask"),
     "chat": ("tunesmith.tasks.plain", "ChatTask"),

@@ -89,6 +89,8 @@ def _evaluate(options: EvalOptions) -> EvalResult:
         options.min_p,
         logprobs=bool({"weighted", "best"} & {*options.vote}),
     )
+    if ready := task.ready():
+        console.say(ready)
     check_vote(options)
     _check_choice(options)
     check_decomposer(options, style)
@@ -200,6 +202,8 @@ def collect_from(
                 right += (attempt.verdict.score or 0.0) if attempt.verdict else 0.0
                 bar.advance(note=f"{100 * right / made:.0f}% {called}")
         respondent.tell()
+        if told := plan.task.told():
+            console.say(told)
         if stop():
             raise Interrupted(
                 f"Stopped by a signal; {len(log.done)} of {len(plan)} attempts are stored.",

@@ -120,6 +120,8 @@ class _Run:
         self.options = options = resolved.options
         self.task = get_graded_task(options.task)
         self.style = style(options, self.task)
+        if ready := self.task.ready():
+            console.say(ready)
         self.problems, self.held = questions(options, self.task)
         count, size = len(self.problems), options.questions_per_step
         if size > count:

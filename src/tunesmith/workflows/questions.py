@@ -18,7 +18,9 @@ def task_of(options: EvalOptions | SampleOptions) -> GradedTask:
     from tunesmith.tasks.base import QuestionSettings
     from tunesmith.tasks.registry import get_graded_task
 
-    settings = QuestionSettings(options.columns, options.checker, options.examples)
+    settings = QuestionSettings(
+        options.columns, options.checker, options.examples, options.unsafe_exec
+    )
     return get_graded_task(options.task, settings)
 
 

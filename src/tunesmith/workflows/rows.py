@@ -70,8 +70,11 @@ def gather(config: FineTuningConfig, task: Task) -> Data:
     questions = [by_example[str(e.origin)] for e in held_out if str(e.origin) in by_example]
     if isinstance(task, GradedTask) and task.generates:
         questions = task.problems("test", limit=config.eval_questions or 1)
+    questions = questions[: config.eval_questions]
+    if questions and isinstance(task, GradedTask) and (ready := task.ready()):
+        console.say(ready)
     tell_thinking(thinking)
-    return Data(examples, held_out, questions[: config.eval_questions], repeated, thinking.counts())
+    return Data(examples, held_out, questions, repeated, thinking.counts())
 
 
 def tell_thinking(thinking: ThinkingMode) -> None:

@@ -121,6 +121,8 @@ def _plan(options: SampleOptions) -> Plan:
     rounds = _rounds(options)
     task = task_of(options)
     task.check_style(options.prompt)
+    if ready := task.ready():
+        console.say(ready)
     problems = task.problems(
         options.split, seed=options.question_seed, limit=options.limit, source=options.dataset
     )
@@ -211,6 +213,8 @@ def _ask(respondent: Respondent, plan: Plan, log: AttemptLog, stop: Callable[[],
                 hint="the same command goes on from there",
             )
     respondent.tell()
+    if told := plan.task.told():
+        console.say(told)
     return pace
 
 

@@ -1,0 +1,50 @@
+"""Small faults in a program's tree: each mutant differs from the original in one place."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+
+_OPERATORS: dict[type, type] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.Add, ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+    ast.BitXor: ast.BitOr, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+_COMPARISONS: dict[type, type] = {
+    ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+
+
+def mutants(source: str) -> Iterator[tuple[str, str]]:
+    """Yield (what was done, program): every single fault that can be made."""
+    tree = ast.parse(source)
+    for place, node in enumerate(ast.walk(tree)):
+        for what in _faults(node):
+            made = copy.deepcopy(tree)
+            _break([*ast.walk(made)][place], what)
+            yield f"{what}, line {getattr(node, 'lineno', 0)}", ast.unparse(made)
+
+
+def _faults(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in _OPERATORS:
+        yield "operator swapped"
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in _COMPARISONS:
+        yield "comparison flipped"
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
+        yield "constant changed"
+    if isinstance(node, ast.Return) and node.value is not None:
+        yield "return None"
+
+
+def _break(node: ast.AST, what: str) -> None:
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign):
+        node.op = _OPERATORS[type(node.op)]()
+    elif isinstance(node, ast.Compare):
+        node.ops[0] = _COMPARISONS[type(node.ops[0])]()
+    elif isinstance(node, ast.Constant):
+        node.value = not node.value if isinstance(node.value, bool) else node.value + 1
+    elif isinstance(node, ast.Return):
+        node.value = ast.Constant(None)

@@ -1,0 +1,144 @@
+"""What becomes of one program: verdicts, values, limits, and what confines it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tunesmith.errors import UsageError
+from tunesmith.grading.sandbox import run as sandbox
+from tunesmith.grading.sandbox.run import Checks, Kind, Limits, described, mode_for, run
+
+SHORT = Limits(cpu_seconds=1, wall_seconds=1.5)
+try:
+    MODE = mode_for(unsafe=False)
+except UsageError as found:
+    pytest.skip(f"programs cannot be confined here: {found.found}", allow_module_level=True)
+
+
+def outcome(program: str, *checks: str, mode: sandbox.Mode = MODE, setup: str = ""):
+    names = Checks(checks or ("assert f(1) == 2",), ["f", "A"], ["f"], setup=setup)
+    return run(program, names, SHORT, mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "said"),
+    [
+        ("def f(x): return x + 1", Kind.PASS, ""),
+        ("def f(x): return x", Kind.ASSERTION, "assert f(1) == 2"),
+        ("def f(x): return 1 / 0", Kind.ERROR, "ZeroDivisionError"),
+        ("def f(x", Kind.ERROR, "SyntaxError"),
+        ("g = 1", Kind.ERROR, "no function 'f'"),
+        ("f = 1", Kind.ERROR, "no function 'f'"),
+        ("def f(x): raise SystemExit(0)", Kind.ERROR, "SystemExit"),
+        ("import os\ndef f(x): os._exit(0)", Kind.ERROR, "exit code 0"),
+        ("import os\ndef f(x): os.abort()", Kind.ERROR, "signal 6"),
+        ("def f(x):\n while True: pass", Kind.TIMEOUT, "time is over"),
+        ("import time\ndef f(x): time.sleep(9)", Kind.TIMEOUT, "time is over"),
+        ("def f(x): return len(bytes(1 << 30))", Kind.MEMORY, "MemoryError"),
+        ("def f(x):\n while True: print('x' * 9999)", Kind.OUTPUT, "bytes"),
+        ("def f(x): return object()", Kind.ERROR, "no plain data"),
+        ("def f(x): return 'x' * (9 << 20)", Kind.ERROR, "MiB"),
+        ("def f(x): return input()", Kind.ERROR, "EOF"),
+    ],
+)
+def test_each_end_of_a_program_has_its_verdict(program, kind, said):
+    found = outcome(program)
+    assert found.kind == kind
+    assert said in found.detail
+
+
+def test_tests_that_check_nothing_are_no_pass():
+    assert outcome("def f(x): return 2", "assert True").kind is Kind.TESTS
+
+
+def test_a_failure_that_a_test_swallows_is_no_pass():
+    check = "f(0)\ntry:\n    f(1)\nexcept BaseException:\n    pass"
+    program = "def f(x):\n    if x: raise SystemExit\n    return 0"
+    assert outcome(program, check).kind is Kind.ERROR
+
+
+def test_an_early_end_of_iteration_does_not_skip_checks():
+    check = "f(0)\nassert all(map(f, [1, 2]))"
+    program = "def f(x):\n    if x: raise StopIteration\n    return 0"
+    assert outcome(program, check).kind is Kind.ERROR
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["None", "True", "-7", "10**40", "1.5", "float('inf')", "'é\\udc80'", "b'\\x00'",
+     "(1, [2, {3}])", "{(1, 2): {'a': None}}", "frozenset({1})", "2 + 3j",
+     "bytearray(b'x')", "int"],
+)  # fmt: skip
+def test_values_come_back_as_they_are(value):
+    check = f"want = {value}\ngot = f(want)\nassert got == want and type(got) is type(want), got"
+    assert outcome("def f(x): return x", check).kind is Kind.PASS
+
+
+def test_lazy_values_are_iterators_and_exceptions_can_be_expected():
+    check = "assert list(f(3)) == [0, 1, 2]\ntry: f(-1)\nexcept ValueError as e: said = str(e)\n"
+    check += "assert said == 'no'"
+    program = "def f(x):\n    if x < 0: raise ValueError('no')\n    return (n for n in range(x))"
+    assert outcome(program, check).kind is Kind.PASS
+
+
+def test_objects_of_the_program_can_be_made_changed_and_handed_back():
+    program = "class A:\n    def __init__(self, v): self.v = v\ndef f(a): return a.v"
+    found = outcome(program, "assert f(root) == 5", setup="root = A(1)\nroot.v = 5")
+    assert found.kind is Kind.PASS
+
+
+def test_the_expected_value_is_nowhere_in_the_program_s_process():
+    program = (
+        "import gc, sys\n"
+        "def f(x):\n"
+        "    return [str(o) for o in gc.get_objects() if str(731945 + x) in str(o)][:1]\n"
+    )
+    found = outcome(program, "assert f(1) == [], f(1)\n# 731946")
+    assert found.kind is Kind.PASS
+
+
+def test_programs_leave_no_file_for_the_next():
+    program = "import os\ndef f(x):\n    open('a', 'w').write('x')\n    return os.listdir('.')"
+    for _ in range(2):
+        assert outcome(program, "assert f(1) == ['a']").kind is Kind.PASS
+
+
+def test_a_program_sees_libraries_and_no_more():
+    seen = "import os\ndef f(x): return sorted({*os.listdir('/')} & {'etc', 'home', 'proc', 'bin'})"
+    assert outcome(seen, "assert f(1) == [], f(1)").kind is Kind.PASS
+
+
+def test_a_program_cannot_become_the_master_of_namespaces():
+    tried = "import ctypes\ndef f(x): return ctypes.CDLL(None).unshare(0x10000000)"
+    assert outcome(tried, "assert f(1) == -1").kind is Kind.PASS
+
+
+def test_what_is_in_force_is_told():
+    found = outcome("def f(x): return 2")
+    assert "no network" in found.isolation
+    assert "without network" in described(MODE)
+    assert "UNSAFE" in described("none")
+
+
+@pytest.mark.parametrize(
+    ("program", "kind"),
+    [
+        ("def f(x): return x + 1", Kind.PASS),
+        ("import os\ndef f(x): os._exit(0)", Kind.ERROR),
+        ("import socket\ndef f(x): return socket.socket() and 2", Kind.ERROR),
+        ("import os, time\nif not os.fork():\n os.setsid()\n time.sleep(60)\nf = 1", Kind.ERROR),
+    ],
+)
+def test_limits_alone_still_judge_and_end_a_program(program, kind):
+    begun = time.monotonic()
+    assert outcome(program, mode="none").kind is kind
+    assert time.monotonic() - begun < 5
+
+
+def test_where_nothing_confines_programs_they_are_refused(monkeypatch):
+    monkeypatch.setattr(sandbox, "_possible", lambda: ("none", "unshare: not permitted"))
+    with pytest.raises(UsageError, match="not permitted"):
+        mode_for(unsafe=False)
+    assert mode_for(unsafe=True) == "none"
