@@ -17,6 +17,7 @@ from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.cli import main
 from tunesmith.data.render import Renderer
 from tunesmith.evaluate.scores import instruct
+from tunesmith.grading import syntax
 from tunesmith.types import Example, Origin, Segment
 from tunesmith.workflows import console
 
@@ -279,6 +280,20 @@ def test_without_sacrebleu_a_sentence_says_so(
     out, err = capsys.readouterr()
     assert "chrf" not in json.loads(out)["metrics"]
     assert "pip install 'tunesmith[eval]'" in err
+
+
+def test_without_parsers_a_sentence_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(rows_of("code"))
+    assert main(ask("code")) == 0
+    out, _ = capsys.readouterr()
+    assert "syntax_validity" in json.loads(out)["metrics"]
+    monkeypatch.setattr(syntax, "has_parsers", lambda: False)
+    assert main([*ask("code"), "--name", "again"]) == 0
+    out, err = capsys.readouterr()
+    assert "syntax_validity" not in json.loads(out)["metrics"]
+    assert "pip install 'tunesmith[code]'" in err
 
 
 def test_a_server_replies_and_has_no_losses(

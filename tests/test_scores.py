@@ -11,7 +11,7 @@ import pytest
 
 from tunesmith.data.words import words
 from tunesmith.evaluate.scores import base, chat
-from tunesmith.evaluate.scores.base import Metric, Reply, TextLoss, measure, shuffled, value
+from tunesmith.evaluate.scores.base import Metric, Reply, TextLoss, measure, shuffled, value, values
 from tunesmith.evaluate.scores.domain import mine_terms, recall
 from tunesmith.evaluate.scores.table import metrics_of
 from tunesmith.evaluate.statistics import jackknife
@@ -129,6 +129,8 @@ CHECKS = {
     "token_f1": Check(**LIKE, chance=(0, 0.2)),
     "rouge_l": Check(**LIKE, chance=(0, 0.2)),
     "chrf": Check(**LIKE, chance=(0, 0.3)),
+    "syntax_validity": Check(
+        codes(), 1.0, [codes(""), codes("def (:"), codes("```js\nfunction {\n```")], 0.0),
     "code_exact": Check(**LIKE_CODE, chance=(0, 0)),
     "edit_similarity": Check(**LIKE_CODE, chance=(0, 0.35)),
     "pattern_consistency": Check(**LIKE_CODE, chance=(0, 0.2)),
@@ -195,6 +197,22 @@ def test_no_reply_and_one_reply_are_no_crash(name: str) -> None:
     metric = every_metric()[name]
     assert measure(metric, []).value is None
     measure(metric, CHECKS[name].gold[:1])
+
+
+def test_code_parses_in_the_language_that_it_names() -> None:
+    metric = every_metric()["syntax_validity"]
+    script, other = "```js\nlet a = () => 1;\n```", "```brainfuck\n+[>\n```"
+    asked = (("user", "go on"),)
+    stop = StopReason.STOP_TOKEN
+    replies = [
+        Reply("named", asked, "x = 1", script, stop, 9),
+        Reply("as the reference", asked, script, "let b = 2;", stop, 9),
+        Reply("unknown", asked, "x = 1", other, stop, 9),
+        Reply("neither", asked, "nothing (of the kind", "x = 1", stop, 9),
+        Reply("goes on", ((None, "print("),), "x)", "1)", stop, 9),
+        Reply("breaks off", ((None, "print("),), "x)", "1", stop, 9),
+    ]
+    assert values(metric, replies) == [1.0, 1.0, None, None, 1.0, 0.0]
 
 
 def test_the_guide_has_every_metric_with_its_formula() -> None:

@@ -11,7 +11,7 @@ from tunesmith.grading.paths import edit_distance
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 _CODE_WORD = re.compile(r"[^\W\d]\w*|\d+(?:\.\d+)?|[^\w\s]")
 LONGEST = 10_000
 """Characters that an edit distance looks at: its time grows with their product."""
@@ -37,8 +37,14 @@ def squad_f1(answer: str, gold: str) -> float:
 def code_of(text: str) -> str:
     """Return the first fenced block of a text, or all of it, without space at ends of lines."""
     found = _FENCE.search(text)
-    lines = (found[1] if found else text).strip("\n").splitlines()
+    lines = (found[2] if found else text).strip("\n").splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def language_named(text: str) -> str:
+    """Return what the first fenced block calls its language; empty where it does not say."""
+    found = _FENCE.search(text)
+    return (found[1].split() or [""])[0] if found else ""
 
 
 def edit_similarity(first: str, second: str) -> float:

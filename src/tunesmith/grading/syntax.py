@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,11 @@ class Syntax:
     valid: bool
     line: int | None = None
     """1-based line of the first fault; None where there is none."""
+
+
+def has_parsers() -> bool:
+    """Say whether the parsers are installed."""
+    return importlib.util.find_spec("tree_sitter_language_pack") is not None
 
 
 def language(name: str) -> str | None:

@@ -213,9 +213,10 @@ def _score(
     from tunesmith.evaluate.scores.instruct import has_chrf
     from tunesmith.evaluate.scores.stored import METRICS, write_items
     from tunesmith.evaluate.scores.table import metrics_of
+    from tunesmith.grading.syntax import has_parsers
 
     replies = replies_of(results, losses)
-    named = metrics_of(task.name, terms, chrf=has_chrf())
+    named = metrics_of(task.name, terms, chrf=has_chrf(), parsers=has_parsers())
     found = {metric.name: measure(metric, replies) for _, metrics in named for metric in metrics}
     notes = _notes(task, named, found, terms)
     _show(results, named, found, replies, notes)
@@ -241,10 +242,12 @@ def _notes(
                 f"{metric.title} gives the references themselves {one.reference:.3f}, not 1: do "
                 "not trust it on these rows."
             )
-    if not any(metric.name == "chrf" for _, metrics in named for metric in metrics) and (
-        task.name != "code"
-    ):
+    if task.name != "code" and "chrf" not in found:
         notes.append("chrF is left out: it needs sacrebleu (pip install 'tunesmith[eval]').")
+    if task.name == "code" and "syntax_validity" not in found:
+        notes.append(
+            "Whether code parses is left out: it needs tree-sitter (pip install 'tunesmith[code]')."
+        )
     if task.name == "domain" and not terms:
         notes.append("Term recall is left out: give --terms FILE or --terms-from TRAINING.")
     return notes

@@ -1,14 +1,33 @@
-"""Metrics of code against the code that the row has: as text, and as runs of names and signs.
-
-Whether it parses is no matter of likeness, and belongs to a metric of its own: one that needs a
-parser gets a function here and a row in ``table.py`` under «syntax validity».
-"""
+"""Metrics of code: whether it parses, and how like the row's it is, as text and as signs."""
 
 from __future__ import annotations
 
-from tunesmith.evaluate.scores.base import Metric, Replies, Values
-from tunesmith.grading import overlap
-from tunesmith.grading.overlap import code_of, code_words, ngram_f1
+from tunesmith.evaluate.scores.base import Metric, Replies, Reply, Values
+from tunesmith.grading import overlap, syntax
+from tunesmith.grading.overlap import code_of, code_words, language_named, ngram_f1
+
+
+def syntax_validity(replies: Replies) -> Values:
+    """1 where the code parses without a fault (tree-sitter), else 0; other languages are out.
+
+    A fenced block says its language, or the reference's does; else it is Python where the
+    reference is. What goes on with a text is parsed with that text in front.
+    """
+    return [_parses(reply) for reply in replies]
+
+
+def _parses(reply: Reply) -> float | None:
+    named = language_named(reply.text) or language_named(reply.reference)
+    if not named and syntax.check(_whole(reply, reply.reference), "python").valid:
+        named = "python"
+    found = syntax.language(named)
+    return None if found is None else float(syntax.check(_whole(reply, reply.text), found).valid)
+
+
+def _whole(reply: Reply, text: str) -> str:
+    role, opening = reply.prompt[-1]
+    goes_on = role is None and not language_named(text)
+    return opening + text if goes_on else code_of(text)
 
 
 def code_exact(replies: Replies) -> Values:
@@ -37,6 +56,9 @@ def pattern_consistency(replies: Replies) -> Values:
     ]
 
 
+SYNTAX = (
+    Metric("syntax_validity", "parses", "higher", 0, 1, each=syntax_validity),
+)  # fmt: skip
 ACCURACY = (
     Metric("code_exact", "exact", "higher", 0, 1, each=code_exact, paired=True),
     Metric("edit_similarity", "edit similarity", "higher", 0, 1, edit_similarity, paired=True),

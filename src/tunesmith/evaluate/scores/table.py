@@ -20,8 +20,13 @@ COMPLETION = ("task completion rate", instruct.COMPLETION)
 GENERAL_PURPOSE = ("general-purpose metrics", GENERAL)
 
 
-def metrics_of(task: str, terms: Sequence[str] = (), *, chrf: bool = True) -> Named:
-    """Return the metrics of a task; ``terms`` are those of a field, ``chrf`` as it is installed."""
+def metrics_of(
+    task: str, terms: Sequence[str] = (), *, chrf: bool = True, parsers: bool = True
+) -> Named:
+    """Return the metrics of a task; ``terms`` are those of a field.
+
+    ``chrf`` and ``parsers`` say whether the libraries for it are installed.
+    """
     quality = instruct.QUALITY if chrf else instruct.QUALITY[:1]
     families: dict[str, Named] = {
         "chat": (
@@ -32,6 +37,7 @@ def metrics_of(task: str, terms: Sequence[str] = (), *, chrf: bool = True) -> Na
             ("response quality", quality),
         ),
         "code": (
+            ("syntax validity", code.SYNTAX if parsers else ()),
             ("code completion accuracy", code.ACCURACY),
             ("pattern consistency", code.PATTERN),
         ),
