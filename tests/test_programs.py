@@ -171,3 +171,22 @@ def test_unsafe_exec_reaches_the_task(command, tmp_path, monkeypatch, capsys):
     assert "why not" in capsys.readouterr().err
     assert main([*asked, "--unsafe-exec"]) != 2
     assert "UNSAFE" in capsys.readouterr().err
+
+
+def test_a_program_may_take_the_name_of_a_built_in_function(tmp_path):
+    row = {"text": "Add.", "code": "def sum(a, b): return a + b",
+           "test_list": ["assert sum(10, 15) == 25"]}  # fmt: skip
+    task = MbppTask()
+    asked = problem(task, row, tmp_path)
+    assert task.grade(asked, row["code"]).score == 1
+    assert task.grade(asked, "def sum(a, b): return a").score == 0
+
+
+def test_without_a_program_to_compare_with_modules_of_tests_are_the_real_ones(tmp_path):
+    row = {"text": "Halve.", "test_imports": ["import math"],
+           "test_list": ["assert math.isclose(f(3), 1.5)"]}  # fmt: skip
+    task = MbppTask()
+    asked = problem(task, row, tmp_path)
+    forged = "class math: isclose = lambda *a: True\ndef f(x): return 0"
+    assert task.grade(asked, forged).score == 0
+    assert task.grade(asked, "def f(x): return x / 2").score == 1

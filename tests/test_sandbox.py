@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +146,63 @@ def test_where_nothing_confines_programs_they_are_refused(monkeypatch):
     with pytest.raises(UsageError, match="not permitted"):
         mode_for(unsafe=False)
     assert mode_for(unsafe=True) == "none"
+
+
+def test_a_program_keeps_its_own_rules_of_compiling():
+    """A name that an annotation uses has to exist, as in plain Python of this version."""
+    assert outcome("def f(x: Nowhere): return x + 1").kind is Kind.ERROR
+    later = "from __future__ import annotations\ndef f(x: Nowhere): return x + 1"
+    assert outcome(later).kind is Kind.PASS
+
+
+@pytest.mark.parametrize("call", ["shmget(1, 4096, 512)", "semget(1, 1, 512)", "msgget(1, 512)"])
+def test_memory_that_no_limit_counts_is_refused(call):
+    program = f"import ctypes\ndef f(x): return ctypes.CDLL(None).{call}"
+    assert outcome(program, "assert f(1) == -1").kind is Kind.PASS
+
+
+def test_a_killed_launcher_is_replaced():
+    held = []
+    for _ in range(4):
+        assert outcome("def f(x): return 2").kind is Kind.PASS
+        held.append(len(list(Path("/proc/self/fd").iterdir())))
+        launcher = sandbox._launcher()
+        launcher._process.kill()
+        launcher._process.wait()
+    assert held[1] == held[-1]
+
+
+def test_nothing_outlives_the_process_that_watches():
+    """Whoever kills the watcher, a grader of the system's memory too, leaves nothing behind."""
+
+    def sleepers() -> set[str]:
+        return {
+            entry.name
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and _line(entry.name).startswith(own)
+        }
+
+    def _line(entry: str) -> str:
+        try:
+            return Path(f"/proc/{entry}/cmdline").read_text()
+        except OSError:
+            return ""
+
+    outcome("def f(x): return 2")
+    launcher = str(sandbox._launcher()._process.pid)
+    own = _line(launcher).rsplit("\0", 2)[0]  # but for the number of its socket
+    others = sleepers()
+    thread = threading.Thread(target=outcome, args=("import time\ndef f(x): time.sleep(9)",))
+    # The watcher is a child of this thread's own launcher, which a new thread has not.
+    thread.start()
+    deadline = time.monotonic() + 1.2
+    while len(sleepers() - others) < 4 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    new = sorted(sleepers() - others, key=int)
+    assert len(new) >= 4  # launcher, watcher, tester, the program's world
+    os.kill(int(new[1]), signal.SIGKILL)
+    thread.join()
+    deadline = time.monotonic() + 2
+    while len(sleepers() - others) > 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(sleepers() - others) <= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Self
 
@@ -42,8 +42,11 @@ class Names:
     """Bound at the top level by a definition or an assignment; imports are not among them."""
 
     @classmethod
-    def of(cls, source: str) -> Self:
-        """Return the names of a text; none where it is no Python."""
+    def of(cls, source: str, defined: Set[str] = frozenset()) -> Self:
+        """Return the names of a text; none where it is no Python.
+
+        ``defined`` are names that another text defines, built-in functions' among them.
+        """
         tree = parsed(source)[0]
         if tree is None:
             return cls((), (), frozenset())
@@ -56,7 +59,7 @@ class Names:
                 bound.add((node.asname or node.name).partition(".")[0])
             elif isinstance(node, ast.arg):
                 bound.add(node.arg)
-        known = bound | set(dir(builtins))
+        known = bound | (set(dir(builtins)) - defined)
         called = [n.func.id for n in ast.walk(tree) if _is_named_call(n)]  # type: ignore[attr-defined]
         free = dict.fromkeys(node.id for node in walked if node.id not in known)
         made = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
@@ -69,10 +72,10 @@ class Names:
         )
 
 
-def free_names(sources: Iterable[str]) -> Names:
+def free_names(sources: Iterable[str], defined: Set[str] = frozenset()) -> Names:
     """Return what several texts, run one after the other, need from elsewhere."""
     parts = [source for source in sources if source.strip()]
-    return Names.of("\n".join(parts))
+    return Names.of("\n".join(parts), defined)
 
 
 def imports_of(source: str) -> list[str]:

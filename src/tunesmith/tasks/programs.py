@@ -203,9 +203,12 @@ class MbppTask(ProgramTask):
         fault = next((f for one in (*checks, *challenges, setup) if (f := parsed(one)[1])), "")
         if fault:
             raise DataError(f"{row.origin}: a test is no Python: {fault}.")
-        used = free_names([setup, *checks, *challenges])
-        defined = Names.of(code)
-        names = [name for name in used.all if not code or name in defined.made]
+        defined = Names.of(code).made
+        used = free_names([setup, *checks, *challenges], defined)
+        # Without a program to compare with, what tests call is all that an answer may define.
+        names = [
+            name for name in (used.all if code else used.called) if not code or name in defined
+        ]
         called = [name for name in used.called if name in names]
         meta = {
             "context": "",

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import resource
+import signal
 import struct
 import sysconfig
 from pathlib import Path
@@ -17,24 +18,26 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 _RDONLY, _NOSUID, _NODEV, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 _DETACH = 2
 _SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS, _SET_SUBREAPER = 4, 22, 38, 36
+_SET_DEATH_SIGNAL = 1
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 _READABLE = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
 _SYSTEM_CALLS = {
     # ptrace, process_vm_*, socket, mounts, namespaces, bpf, keys, perf, userfaultfd, io_uring,
-    # kexec, modules, handles, the new mount calls, pidfd_getfd, reboot, swap, clocks, personality
+    # kexec, modules, handles, the new mount calls, pidfd_getfd, reboot, swap, clocks, personality,
+    # memory, semaphores and messages of System V, which no limit of a process counts
     "x86_64": (
         0xC000003E, 56, (
             101, 310, 311, 41, 165, 166, 155, 161, 272, 308, 321, 248, 249, 250, 298, 323, 425,
             426, 427, 246, 320, 175, 313, 176, 303, 304, 428, 429, 430, 431, 432, 433, 442, 438,
-            169, 167, 164, 227, 135, 103, 163, 179,
+            169, 167, 164, 227, 135, 103, 163, 179, 29, 30, 64, 68,
         ),
     ),
     "aarch64": (
         0xC00000B7, 220, (
             117, 270, 271, 198, 40, 39, 41, 51, 97, 268, 280, 217, 218, 219, 241, 282, 425,
             426, 427, 104, 294, 105, 273, 106, 264, 265, 428, 429, 430, 431, 432, 433, 442, 438,
-            142, 224, 170, 112, 92, 116, 89, 60,
+            142, 224, 170, 112, 92, 116, 89, 60, 194, 196, 190, 186,
         ),
     ),
 }  # fmt: skip
@@ -69,18 +72,21 @@ def small_root(size: int) -> None:
     Needs a mount namespace of one's own. No ``/proc``, no ``/etc``, no programs, no homes.
     """
     stdlib = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
-    wanted = [str(Path(path).resolve()) for path in stdlib if path]
-    wanted = [path for path in dict.fromkeys((*wanted, *_READABLE)) if Path(path).is_dir()]
+    own = [path for path in stdlib if path]
+    # The interpreter goes by the path as it was called, which may lead through links.
+    real = {path: str(Path(path).resolve()) for path in (*own, *_READABLE)}
+    wanted = {path: path for path in (*real.values(), *_READABLE)} | {p: real[p] for p in own}
+    wanted = {path: source for path, source in wanted.items() if Path(path).is_dir()}
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "mode=755,size=1m")
     Path("/tmp/old").mkdir()
     _call("syscall", _PIVOT_ROOT[platform.machine()], b"/tmp", b"/tmp/old")
     os.chdir("/")
-    for path in wanted:
+    for path, source in wanted.items():
         if any(path.startswith(f"{other}/") for other in wanted):
             continue
         Path(path).mkdir(parents=True, exist_ok=True)
-        _mount(f"/old{path}", path, None, _BIND)
+        _mount(f"/old{source}", path, None, _BIND)
         _mount("none", path, None, _REMOUNT | _BIND | _RDONLY | _flags(path))
     Path("/dev").mkdir()
     for name in ("null", "zero", "urandom"):
@@ -138,6 +144,11 @@ def drop(uid: int | None) -> None:
         _call("syscall", number, struct.pack("=Ii", 0x20080522, 0), bytes(24))
     _call("prctl", _SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _call("prctl", _SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends; a change of the user undoes it."""
+    _call("prctl", _SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
 def filter_calls() -> bool:

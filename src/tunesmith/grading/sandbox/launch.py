@@ -143,6 +143,7 @@ def _rights(orders: dict[str, Any], uid: int | None, processes: int) -> None:
         files=limits["files"],
     )
     kernel.drop(uid)
+    kernel.end_with_parent()
     if not kernel.filter_calls() and orders["mode"] != "none":
         raise OSError("system calls cannot be filtered on this machine")
 
@@ -163,6 +164,7 @@ def _solve(orders: dict[str, Any], text: int, requests: int, replies: int) -> No
 
 def _first(orders: dict[str, Any], asked: int, replies: int, shut: list[int]) -> None:
     """Be the first process of the program's own world: when it ends, the kernel kills the rest."""
+    kernel.end_with_parent()
     program = os.fork()
     if not program:
         _child(_solve, orders, orders["program"], asked, replies)

@@ -130,7 +130,7 @@ def run(program: str, tests: Checks, limits: Limits | None = None, *, mode: Mode
         if mode == "none":
             orders["folder"] = stack.enter_context(_folder())
         try:
-            _launcher().order(orders, (*held, says, alive, writes))
+            _order(orders, (*held, says, alive, writes))
         finally:
             for one in (says, writes):
                 os.close(one)
@@ -178,6 +178,15 @@ def _launcher() -> _Launcher:
     made = _own.launcher
     assert isinstance(made, _Launcher)
     return made
+
+
+def _order(orders: dict[str, Any], passed: tuple[int, ...]) -> None:
+    """Have a program run, by a new launcher where somebody has killed this thread's own."""
+    try:
+        _launcher().order(orders, passed)
+    except OSError:
+        _drop_launcher()
+        _launcher().order(orders, passed)
 
 
 def _drop_launcher() -> None:

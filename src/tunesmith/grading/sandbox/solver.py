@@ -34,7 +34,9 @@ def serve(source: str, requests: int, replies: int) -> None:
     def answer(message: dict[str, Any]) -> Any:
         kind, parts = message["op"], wire.decode(message["with"], held.__getitem__)
         if kind == "run":
-            exec(compile(source, f"{NAME}.py", "exec"), module.__dict__)
+            # Without its own future imports, which this file has.
+            code = compile(source, f"{NAME}.py", "exec", dont_inherit=True)
+            exec(code, module.__dict__)
             return None
         if kind == "names":
             found = [name for name in parts[0] if name in module.__dict__]

@@ -128,7 +128,7 @@ def judge(tests: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
     solver = Solver(requests, replies)
     space: dict[str, Any] = {"__name__": "tests", "copy": copy}
     try:
-        exec(compile(tests["preamble"], "preamble", "exec"), space)
+        exec(compile(tests["preamble"], "preamble", "exec", dont_inherit=True), space)
     except Exception as fault:
         return {"kind": "tests", "detail": f"{type(fault).__name__}: {fault}"[:300]}
     at = ""
@@ -141,7 +141,7 @@ def judge(tests: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
         space |= {name: found[name] for name in tests["names"] if name in found}
         for source in (tests["setup"], *tests["tests"]):
             at = source
-            exec(compile(source, "tests", "exec"), space)
+            exec(compile(source, "tests", "exec", dont_inherit=True), space)
     except Failed as fault:
         return {"kind": fault.kind, "detail": fault.detail}
     except AssertionError as fault:
