@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -70,6 +72,12 @@ def test_a_second_backward_pass_is_refused() -> None:
     losses.sum().backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         losses.sum().backward()
+
+
+def test_only_a_cpu_works_row_by_row() -> None:
+    assert len(label_loss._parts(torch.empty(8, 2**19))) == 8
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), shape=(8, 2**19))
+    assert label_loss._parts(on_gpu) == [slice(None)]
 
 
 def test_half_precision_is_summed_in_float32() -> None:

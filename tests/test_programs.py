@@ -97,7 +97,7 @@ def test_a_program_is_run_once(tmp_path):
     asked = problem(task, MBPP, tmp_path)
     for _ in range(2):
         task.grade(asked, "def f(x): return x + 1")
-    assert task.told().startswith("1 programs were run")
+    assert task.told().startswith("Programs run: 1, ")
 
 
 def test_broken_tests_are_ungraded(tmp_path):

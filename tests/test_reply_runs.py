@@ -18,6 +18,8 @@ from tunesmith.cli import main
 from tunesmith.data.render import Renderer
 from tunesmith.evaluate.scores import instruct
 from tunesmith.grading import syntax
+from tunesmith.tasks.base import QuestionSettings
+from tunesmith.tasks.registry import get_reply_task
 from tunesmith.types import Example, Origin, Segment
 from tunesmith.workflows import console
 
@@ -330,3 +332,54 @@ def test_the_table_fits_into_80_columns(
             "metrics"
         ].values():
             assert any(f" {metric['title']} " in line for line in table), metric["title"]
+
+
+def test_a_metric_where_lower_is_better_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    write(rows_of("chat"))
+    first, second = evaluated("chat"), evaluated("chat", name="again")
+    folders = [str(first.folder), str(second.folder)]
+    assert main(["compare", *folders, "--metric", "role_leakage"]) == 0
+    assert "Of role_leakage lower is better." in capsys.readouterr().out
+    assert main(["compare", *folders, "--metric", "rouge_l"]) == 0
+    assert "lower is better" not in capsys.readouterr().out
+
+
+def test_losses_of_other_bytes_leave_the_comparison_itself(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(rows_of("instruct"))
+    first, second = evaluated("instruct"), evaluated("instruct", name="again")
+    items = second.folder / "items.json"
+    stored = json.loads(items.read_text())
+    for loss in stored["losses"].values():
+        loss[1] += 1
+    items.write_text(json.dumps(stored))
+    capsys.readouterr()
+    assert main(["compare", str(first.folder), str(second.folder)]) == 0
+    out = capsys.readouterr().out
+    assert "problems gained" in out
+    assert "The held-out losses are not compared." in out
+
+
+def test_a_continuation_is_compared_as_far_as_the_row_was_kept() -> None:
+    text = "".join(f"value_{n} = {n}\n" for n in range(200))
+    write([{"code": text}])
+    [problem] = get_reply_task("code", QuestionSettings()).problems("test", source="held.jsonl")
+    rest = text.split(problem.prompt[0].text)[1]
+    assert problem.reference.endswith("\n")
+    assert len(problem.reference) < len(rest)
+    assert get_reply_task("code", QuestionSettings()).judge(problem, rest).score == 1
+    [short] = get_reply_task("code", QuestionSettings()).problems(
+        "test", source=write(rows_of("code")[:1])
+    )
+    assert (
+        get_reply_task("code", QuestionSettings()).judge(short, short.reference + "more = 1").score
+        < 1
+    )
+
+
+def test_terms_without_a_word_are_no_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    write(rows_of("domain"))
+    Path("terms.txt").write_text("!!!\nfugue\n")
+    assert main(ask("domain", "--terms", "terms.txt")) == 0
+    assert "Terms: 1" in capsys.readouterr().err

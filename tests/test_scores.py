@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,6 +198,31 @@ def test_no_reply_and_one_reply_are_no_crash(name: str) -> None:
     metric = every_metric()[name]
     assert measure(metric, []).value is None
     measure(metric, CHECKS[name].gold[:1])
+
+
+def test_replies_to_one_question_are_no_chance_level() -> None:
+    replies = [replace(reply, problem_id="one") for reply in talk()]
+    assert measure(every_metric()["rouge_l"], replies).shuffled is None
+
+
+def test_many_replies_are_counted_in_time_that_grows_with_them() -> None:
+    many = [replace(r, problem_id=f"{n}", text=f"{r.text} {n} {n * n}")
+            for n in range(300) for r in talk()]  # fmt: skip
+    began = time.process_time()
+    assert 0 < value(every_metric()["distinct_2"], many) < 1
+    assert time.process_time() - began < 2
+
+
+def test_tools_may_speak_between_two_turns_of_the_assistant() -> None:
+    turns = (("user", "Hot?"), ("assistant", "I look."), ("tool", "21"))
+    flow = every_metric()["conversation_flow"]
+    assert value(flow, [replace(r, prompt=turns) for r in talk()]) == 1
+    assert value(flow, [replace(r, prompt=turns[:2]) for r in talk()]) == 0
+
+
+@pytest.mark.parametrize("said", ["## Input validation", "### Response time matters"])
+def test_a_heading_is_no_other_role(said: str) -> None:
+    assert value(every_metric()["role_leakage"], talk(f"Well.\n{said}\nMore.")) == 0
 
 
 def test_code_parses_in_the_language_that_it_names() -> None:

@@ -215,3 +215,10 @@ def test_the_shipped_configuration_launches_what_is_accepted(
     monkeypatch.setattr(zero, "PACKAGE", "torch")  # one that is there
     assert check_launch(resolve(FineTuningConfig, {}, origin="argument")) == "zero"
     assert zero.stage(env) == 2
+
+
+def test_bfloat16_by_stage_1_is_refused() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))]
+    with pytest.raises(TrainingError, match="Stage 1") as refused:
+        Zero(torch.optim.AdamW(weights), 1, 1.0, None)
+    assert "zero_stage: 2" in refused.value.hint

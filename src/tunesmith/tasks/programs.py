@@ -62,7 +62,7 @@ class ProgramTask(FileTask):
         if not self._count:
             return ""
         return (
-            f"{self._count:,} programs were run, {self._count / max(self._busy, 1e-9):.1f} a "
+            f"Programs run: {self._count:,}, {self._count / max(self._busy, 1e-9):.1f} a "
             f"second, up to {self.graders} at once."
         )
 

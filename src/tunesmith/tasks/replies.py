@@ -8,11 +8,12 @@ on with it. The stored score of an attempt is its likeness to what the row says 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tunesmith.data.words import words
 from tunesmith.errors import DataError, UsageError
@@ -68,7 +69,10 @@ class ReplyTask(GradedTask):
             seen[digest] += 1
             again = f"-{seen[digest]}" if seen[digest] > 1 else ""
             name = f"{self.name}-{digest}{again}"
-            meta = {"source": example.origin.source, "line": example.origin.line}
+            meta: dict[str, Any] = {"source": example.origin.source, "line": example.origin.line}
+            plain = example.segments[0].role is None
+            if plain and not example.segments[0].text.strip().endswith(reference):
+                meta["cut"] = True
             self._rows[name] = example
             problems.append(Problem(name, self.name, prompt, reference, meta))
         if limit is None or limit >= len(problems):
@@ -138,6 +142,7 @@ class ReplyTask(GradedTask):
         """Return the likeness to the reference; an empty reply scores 0 and is no answer."""
         if not text.strip():
             return Verdict(0.0, None, "empty")
+        text = compared(problem, text)
         score = self.likeness(text, problem.reference)
         return Verdict(score, text, f"{self.score_called} {score:.2f}")
 
@@ -149,6 +154,11 @@ class ReplyTask(GradedTask):
     def answer_example(self, problem: Problem) -> Example:
         """Return the row itself, whose loss is the held-out loss."""
         return self._rows[problem.id]
+
+
+def compared(problem: Problem, text: str) -> str:
+    """Return what of a reply is compared: no more than of a text whose end was cut off."""
+    return text[: len(problem.reference)] if problem.meta.get("cut") else text
 
 
 class ChatReplies(ReplyTask):
@@ -168,11 +178,19 @@ class CodeReplies(ReplyTask):
         if len(lines) < 2:
             return super().split_text(text)
         opening, rest = lines[: len(lines) // 2], lines[len(lines) // 2 :]
-        return "".join(opening)[-LONGEST_OPENING:], "".join(rest)[:LONGEST_REST]
+        before = "".join(_within(opening[::-1], LONGEST_OPENING)[::-1])
+        return before[-LONGEST_OPENING:], "".join(_within(rest, LONGEST_REST))[:LONGEST_REST]
 
     def likeness(self, text: str, reference: str) -> float:
         """Return the edit similarity of the code in both."""
         return edit_similarity(code_of(text), code_of(reference))
+
+
+def _within(lines: list[str], most: int) -> list[str]:
+    """Return the first lines that have so many characters together; the first one always."""
+    sizes = itertools.accumulate(map(len, lines))
+    return [line for at, (line, size) in enumerate(zip(lines, sizes, strict=True))
+            if size <= most or not at]  # fmt: skip
 
 
 class InstructReplies(ReplyTask):

@@ -58,6 +58,8 @@ def label_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 
 
 def _parts(logits: torch.Tensor) -> list[slice]:
-    """Return the rows to work on at once: some that the cache holds beside their copy."""
+    """Return the rows to work on at once: on a CPU some that the cache holds beside their copy."""
+    if logits.device.type == "cuda":
+        return [slice(None)]
     count = max(1, CACHED_BYTES // (4 * logits.shape[-1]))
     return [slice(start, start + count) for start in range(0, len(logits), count)]

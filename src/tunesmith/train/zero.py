@@ -44,7 +44,7 @@ class Zero:
         """Share out ``optimizer``, which has made no step; clip to ``max_grad_norm``, 0 not at all.
 
         Every process must call it. ``TrainingError`` where weights are trained in several
-        precisions.
+        precisions, or in bfloat16 by stage 1, for which DeepSpeed has an optimiser apart.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         dtypes = {str(p.dtype).removeprefix("torch.") for p in parameters}
@@ -53,6 +53,11 @@ class Zero:
                 f"DeepSpeed was not made to train weights of {' and '.join(sorted(dtypes))} at "
                 "once.",
                 hint="--dtype float32, or recipes/accelerate/ddp.yaml",
+            )
+        if stage == 1 and dtypes == {"bfloat16"}:
+            raise TrainingError(
+                "Stage 1 of DeepSpeed was not made to train weights of bfloat16 here.",
+                hint="zero_stage: 2 in the file for accelerate, or --dtype float32",
             )
         self._processes = int(accelerator.num_processes)
         import deepspeed

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.config.load import Resolved
 from tunesmith.config.schema_results import CompareOptions
+from tunesmith.errors import DataError
 from tunesmith.storage import write_json
 from tunesmith.tasks.registry import score_called
 from tunesmith.workflows import console
@@ -23,8 +24,15 @@ def command(resolved: Resolved[CompareOptions]) -> int:
     called = options.metric or score_called(comparison.task)
     for name, summary in comparison.summaries.items():
         print(f"{name}: {score_line(summary, called)}")
-    for sentence in (*(pair.sentence() for pair in comparison.pairs), *loss_sentences(options)):
-        print(sentence)
+    for pair in comparison.pairs:
+        print(pair.sentence())
+    if options.metric and lower_is_better(options.metric):
+        print(f"Of {options.metric} lower is better.")
+    try:
+        for sentence in loss_sentences(options):
+            print(sentence)
+    except DataError as failure:
+        print(f"The held-out losses are not compared. {failure.found}")
     return 0
 
 
@@ -48,6 +56,15 @@ def compare(results: list[str], output: str | None = None, metric: str | None = 
         by = {} if metric is None else {"metric": metric}
         write_json(output, {**comparison.to_json(), **by})
     return comparison
+
+
+def lower_is_better(metric: str) -> bool:
+    """Say whether of two models the one with the lower value does better."""
+    from tunesmith.evaluate.scores.table import metrics_of
+    from tunesmith.tasks.replies import REPLY_TASKS
+
+    every = (one for task in REPLY_TASKS for _, found in metrics_of(task) for one in found)
+    return any(one.name == metric and one.better == "lower" for one in every)
 
 
 def loss_sentences(options: CompareOptions) -> list[str]:

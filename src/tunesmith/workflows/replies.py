@@ -36,7 +36,9 @@ def evaluate_replies(options: EvalOptions) -> EvalResult:
     from tunesmith.workflows.asking import open_respondent
     from tunesmith.workflows.evaluate import DEFAULT_QUESTIONS, collect_from
 
-    settings = QuestionSettings(options.columns, options.checker, options.examples)
+    settings = QuestionSettings(
+        options.columns, options.checker, options.examples, options.unsafe_exec
+    )
     task = get_reply_task(options.task, settings)
     style = task.check_style(options.prompt or task.prompts[0])
     _refuse_idle(options)
@@ -47,6 +49,10 @@ def evaluate_replies(options: EvalOptions) -> EvalResult:
         limit=options.limit or DEFAULT_QUESTIONS,
         source=options.dataset,
     )
+    if options.limit is None and len(problems) == DEFAULT_QUESTIONS:
+        console.say(
+            f"Rows: {len(problems)} at most are replied to, drawn by seed; --limit for more."
+        )
     respondent = open_respondent(options)
     problems = _askable(problems, respondent, options)
     sampling = Sampling(
@@ -87,6 +93,7 @@ def _refuse_idle(options: EvalOptions) -> None:
 
 def _terms(options: EvalOptions, task: ReplyTask) -> Sequence[str]:
     """Return the terms of the field, from a list or mined in training texts; none without both."""
+    from tunesmith.data.words import words
     from tunesmith.evaluate.scores.domain import mine_terms
 
     if options.terms is not None:
@@ -97,7 +104,7 @@ def _terms(options: EvalOptions, task: ReplyTask) -> Sequence[str]:
                 f"The terms {options.terms!r} cannot be read: {failure}.",
                 expected="a text file in UTF-8 with a term on each line",
             ) from None
-        terms = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        terms = tuple(dict.fromkeys(line.strip() for line in lines if words(line)))
     elif options.terms_from is not None:
         texts = (
             " ".join(segment.text for segment in example.segments if segment.weight)
@@ -178,11 +185,15 @@ def _losses(
     rows: list[Encoded] = []
     owners: list[str] = []
     refused: list[str] = []
+    cut = 0
     for problem in problems:
         made = renderer.encode(task.answer_example(problem), limit)
+        cut += made.cut_turns
         refused += [] if made.rows else [f"{_place(problem)} ({made.refused})"]
         rows += made.rows
         owners += [problem.id] * len(made.rows)
+    if cut:
+        console.warn(f"{cut} oldest turns do not fit and are left out of the losses")
     if refused:
         console.warn(
             f"{len(refused)} rows have no loss, for they do not fit: {', '.join(refused[:NAMED])}"
@@ -218,7 +229,7 @@ def _score(
     replies = replies_of(results, losses)
     named = metrics_of(task.name, terms, chrf=has_chrf(), parsers=has_parsers())
     found = {metric.name: measure(metric, replies) for _, metrics in named for metric in metrics}
-    notes = _notes(task, named, found, terms)
+    notes = _notes(task, named, found, terms, len(replies))
     _show(results, named, found, replies, notes)
     write_items(folder, found.values(), replies)
     written: dict[str, Any] = {
@@ -231,12 +242,18 @@ def _score(
 
 
 def _notes(
-    task: ReplyTask, named: Named, found: Mapping[str, Measured], terms: Sequence[str]
+    task: ReplyTask,
+    named: Named,
+    found: Mapping[str, Measured],
+    terms: Sequence[str],
+    replies: int,
 ) -> list[str]:
     """Return what there is to say of the figures; first those that are not to be trusted."""
     notes = []
     for metric in (metric for _, metrics in named for metric in metrics):
         one = found[metric.name]
+        if 0 < one.n < replies:
+            notes.append(f"{metric.title} says something of {one.n} of {replies} replies.")
         if metric.paired and metric.name != "turn_coherence" and one.reference not in (None, 1.0):
             notes.append(
                 f"{metric.title} gives the references themselves {one.reference:.3f}, not 1: do "

@@ -16,6 +16,7 @@ from tunesmith.evaluate.statistics import (
     wilson,
 )
 from tunesmith.grading.thinking import split_thinking
+from tunesmith.tasks.replies import compared
 from tunesmith.types import StopReason
 
 SEED = 20260101
@@ -143,7 +144,7 @@ def replies_of(result: ResultSet, losses: Mapping[str, TextLoss] | None = None) 
                 problem.id,
                 tuple((segment.role, segment.text) for segment in problem.prompt),
                 problem.reference,
-                split_thinking(attempt.text).answer or "",
+                compared(problem, split_thinking(attempt.text).answer or ""),
                 attempt.stop,
                 len(attempt.tokens) if attempt.tokens or not attempt.text else None,
                 (losses or {}).get(problem.id),
@@ -194,7 +195,9 @@ def measure(metric: Metric, replies: Replies) -> Measured:
         interval,
         method,
         n,
-        value(metric, shuffled(replies)) if metric.paired and len(replies) > 1 else None,
+        value(metric, shuffled(replies))
+        if metric.paired and len({reply.problem_id for reply in replies}) > 1
+        else None,
         value(metric, as_references(replies)) if metric.of_text else None,
         {key: top / size for key, (top, size) in sums.items()} if metric.comparable else None,
     )

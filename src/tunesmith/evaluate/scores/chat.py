@@ -20,7 +20,7 @@ from tunesmith.types import StopReason
 
 _LEAK = re.compile(
     r"^[ \t>*#]*(?:user|human|assistant)[ \t*]*:"
-    r"|^[ \t]*#{2,}[ \t]*(?:instruction|input|response|user|human|assistant|system)\b"
+    r"|^[ \t]*#{2,}[ \t]*(?:instruction|input|response|user|human|assistant|system)[ \t]*:?[ \t]*$"
     r"|<\|[\w ]+\|>|\[/?INST\]|<<SYS>>|</?(?:start|end)_of_turn>",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -35,7 +35,9 @@ def distinct(replies: Replies, size: int) -> float | None:
 
     It falls as replies grow in number and length, so compare it between equal sets only.
     """
-    found = sum((ngrams(words(reply.text), size) for reply in replies), Counter[Any]())
+    found: Counter[Any] = Counter()
+    for reply in replies:
+        found.update(ngrams(words(reply.text), size))
     return len(found) / found.total() if found else None
 
 
@@ -109,17 +111,18 @@ def _likeness(replies: Replies, turns: Sequence[str]) -> Iterator[tuple[int, Any
 def conversation_flow(replies: Replies) -> Values:
     """1 for a conversation that goes well up to and with the reply, else 0.
 
-    User and assistant alternate (system and tool turns aside), no turn is repeated, the reply has
-    no role in it, is not empty and ends by itself.
+    User and assistant alternate, but for tools that speak between two turns of the assistant; no
+    turn is repeated, the reply has no role in it, is not empty and ends by itself.
     """
     return [float(_flows(reply)) for reply in replies]
 
 
 def _flows(reply: Reply) -> bool:
-    turns = [(role, text) for role, text in reply.prompt if role not in ("system", "tool")]
+    turns = [(role, text) for role, text in reply.prompt if role != "system"]
     turns.append(("assistant", reply.text))
-    alternate = all(one[0] != other[0] for one, other in itertools.pairwise(turns))
-    said = [normalised(text) for _, text in turns]
+    pairs = itertools.pairwise(role for role, _ in turns)
+    alternate = all(one != other or one == "tool" for one, other in pairs)
+    said = [normalised(text) for role, text in turns if role != "tool" and text]
     return alternate and len(set(said)) == len(said) and not leaks(reply.text) and _ends(reply)
 
 

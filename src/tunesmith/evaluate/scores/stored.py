@@ -58,7 +58,9 @@ def scored_by(result: ResultSet, place: str | Path, metric: str) -> ResultSet:
         )
     scores: Mapping[str, float] = known[metric]
     attempts = tuple(
-        replace(one, index=0, verdict=Verdict(scores[one.problem_id], one.text, metric))
+        replace(
+            one, index=0, verdict=Verdict(scores[one.problem_id], one.text.strip() or None, metric)
+        )
         for one in {a.problem_id: a for a in reversed(result.attempts)}.values()
         if one.problem_id in scores
     )
