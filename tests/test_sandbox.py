@@ -57,6 +57,16 @@ def test_tests_that_check_nothing_are_no_pass():
     assert outcome("def f(x): return 2", "assert True").kind is Kind.TESTS
 
 
+@pytest.mark.parametrize("check", ["import nowhere\nassert f(1) == 2", "assert f(lambda: 1) == 2"])
+def test_a_fault_of_the_tests_is_not_the_program_s(check):
+    assert outcome("def f(x): return 2", check).kind is Kind.TESTS
+
+
+def test_what_the_program_imports_is_its_own_fault():
+    assert outcome("def f(x): import nowhere").kind is Kind.ERROR
+    assert outcome("import nowhere\ndef f(x): return 2").kind is Kind.ERROR
+
+
 def test_a_failure_that_a_test_swallows_is_no_pass():
     check = "f(0)\ntry:\n    f(1)\nexcept BaseException:\n    pass"
     program = "def f(x):\n    if x: raise SystemExit\n    return 0"

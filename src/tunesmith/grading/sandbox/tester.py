@@ -116,7 +116,7 @@ def _remote(solver: Solver, number: Any) -> Remote:
 def _refer(value: Any) -> Any:
     if type(value) is Remote:
         return {"r": object.__getattribute__(value, "_number")}
-    raise TypeError(f"a test passes a value that cannot be sent: {type(value).__name__}")
+    raise Failed("tests", f"a test passes a value that cannot be sent: {type(value).__name__}")
 
 
 def judge(tests: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
@@ -149,8 +149,10 @@ def judge(tests: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
             return {"kind": "assertion", "detail": _place(fault, at)}
         return {"kind": "error", "detail": f"AssertionError: {fault} at {_place(fault, at)}"}
     except Exception as fault:
+        # What tests import is no matter of the program; it is not there, or not in the sandbox.
+        own = isinstance(fault, ImportError) and not getattr(fault, "of_program", False)
         return {
-            "kind": "error",
+            "kind": "tests" if own else "error",
             "detail": f"{type(fault).__name__}: {fault} at {_place(fault, at)}",
         }
     if solver.failed is not None:
