@@ -15,7 +15,7 @@ from tunesmith.errors import UsageError
 from tunesmith.tasks.programs import HumanEvalTask, MbppTask, ProgramTask
 from tunesmith.types import Problem, Verdict
 
-DATA = Path("/work/shared/data/code")
+DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "code"
 MOST_SURVIVORS = 0.08
 """Some 6.5% of single faults change nothing that the published tests look at."""
 SETS = {"HumanEval.jsonl": HumanEvalTask, "mbpp.jsonl": MbppTask}

@@ -33,27 +33,12 @@ PATHS, ROWS, RECORD = "paths.jsonl", "rows.jsonl", "round.json"
 """In a round's folder: its own rows (and log of attempts), the pooled ones, what is done of it."""
 HELD_OUT = "held-out"
 SELECTION = ("max_paths", "prefer", "max_path_tokens", "keep_gold")
+OF_SAMPLING = (
+    "task", "dataset", "model", "address", "output", "output_dir", "overwrite", *SELECTION,
+)  # fmt: skip
 DECIDED = {
-    "sample": (
-        "task",
-        "dataset",
-        "model",
-        "address",
-        "output",
-        "output_dir",
-        "overwrite",
-        *SELECTION,
-    ),
-    "later": (
-        "task",
-        "dataset",
-        "model",
-        "address",
-        "output",
-        "output_dir",
-        "overwrite",
-        *SELECTION,
-    ),
+    "sample": OF_SAMPLING,
+    "later": OF_SAMPLING,
     "train": ("task", "dataset", "model", "from", "output_dir", "run_name", "resume", "overwrite"),
     "eval": ("task", "dataset", "model", "address", "name", "output_dir", "overwrite"),
 }
