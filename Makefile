@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/tunesmith demo
 
 test: install
-	$(PYTEST) -n 2 --dist worksteal
+	$(PYTEST) -n 2 --dist worksteal --durations=25
 
 test-reliability: install
 	$(PYTEST) -n 2 --dist worksteal -m "reliability and not slow" -rP --durations=15

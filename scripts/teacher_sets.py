@@ -148,14 +148,14 @@ def made() -> dict[str, str]:
     return texts
 
 
-def main() -> int:
-    """Write the files."""
-    TARGET.mkdir(parents=True, exist_ok=True)
-    for name, text in made().items():
-        (TARGET / name).write_text(text, encoding="utf-8")
+def write(target: Path, texts: dict[str, str]) -> int:
+    """Write the files of a folder, and say how many rows each has; return an exit code."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (target / name).write_text(text, encoding="utf-8")
         print(f"wrote {name}: {text.count(chr(10))} rows")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write(TARGET, made()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,28 @@ def usual_messages() -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests out of the cache of whoever runs them, and of one another's."""
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+SHORT_SUITE = (
+    '{"text": "The cat sat on the mat."}\n{"text": "It rained, and nobody came."}\n'
+    '{"question": "What is 1 + 1?", "choices": ["2", "3"], "answer": "A", "kind": "sums"}\n'
+)
+
+
+@pytest.fixture(scope="session")
+def short_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a general suite of three rows."""
+    file = tmp_path_factory.mktemp("suite") / "general.jsonl"
+    file.write_text(SHORT_SUITE)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def general_suite(
+    request: pytest.FixtureRequest, short_suite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let runs that are not about forgetting take three rows instead of seventy-six."""
+    if not getattr(request.module, "WHOLE_SUITE", False):
+        # By its name in full: ``tunesmith.evaluate`` is a function of the Python API, too.
+        general = importlib.import_module("tunesmith.evaluate.general")
+        monkeypatch.setattr(general, "SUITE", short_suite)

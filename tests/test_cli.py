@@ -79,7 +79,7 @@ def test_the_version_goes_to_stdout(capsys: Any) -> None:
         ("train --learning-rat 1", "did you mean --learning-rate?"),
         ("train --config quick_tset", "did you mean 'quick_test'?"),
         ("sample", "--output is missing: The selected rows"),
-        ("compare one", "--results: ['one'] is not a list of length at least 2"),
+        ("compare one", "1 set of attempts was given"),
     ],
 )
 def test_mistakes_are_sentences_on_stderr(line: str, said: str, capsys: Any) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tunesmith.errors import DataError, UsageError
-from tunesmith.evaluate.compare import Comparison, RowLoss, compare, compare_losses, format_p
+from tunesmith.evaluate.compare import Comparison, compare, format_p
+from tunesmith.evaluate.losses import RowLoss, compare_losses
 from tunesmith.evaluate.records import Header, ResultSet
 from tunesmith.evaluate.statistics import mcnemar_exact, paired_difference
 from tunesmith.types import Attempt, Problem, Segment, StopReason, Verdict
@@ -79,6 +81,8 @@ def test_problems_missing_on_one_side_are_counted_and_named():
     assert pair.n == 2
     assert pair.missing == {"a": 1, "b": 1}
     assert pair.missing_ids == {"a": ["p4"], "b": ["p1"]}
+    assert "a lacks 1 of the other's problems (such as p4)" in pair.left_out()
+    assert replace(pair, missing={"a": 0, "b": 0}).left_out() == ""
 
 
 def test_ungraded_pairs_are_left_out_and_too_many_of_them_take_the_p_value_away():

@@ -119,6 +119,8 @@ def test_the_eight_loose_forms():
         (["length_constraints:number_words"],
          [{"relation": "at least", "num_words": True}], "True"),
         (["length_constraints:number_paragraphs"], [{"num_paragraphs": 0}], "num_paragraphs = 0"),
+        (["length_constraints:nth_paragraph_first_word"],
+         [{"num_paragraphs": 2, "nth_paragraph": 3, "first_word": "so"}], "paragraph 3 of 2"),
         (["language:response_language"], [{"language": "xx"}], "language = 'xx'"),
         (["language:response_language"], [{"language": ["de"]}], "language = "),
     ],

@@ -96,6 +96,8 @@ TABLE: list[Any] = [
     ("eval_samples", 1, {}, "samples"),
     ("rehearsal", True, {}, "rehearsed"),
     ("eval_questions", 2, UNITS, "answers"),
+    ("forgetting", False, {}, "files"),
+    ("forgetting_file", "../texts.jsonl", {}, "general"),
     ("packing", False, {}, "batches"),
     ("assistant_only_loss", False, {}, "trained tokens"),
     ("thinking", "strip", THINKING, "trained tokens"),
@@ -260,6 +262,8 @@ def run_and_look(
     files = {str(path) for path in run.rglob("*") if "events.out" not in path.name}
     found["files"] = sorted(files)
     found["samples"] = len((run / "samples.jsonl").read_text().splitlines())
+    general = run / "eval" / "general" / "forgetting.json"
+    found["general"] = json.loads(general.read_text()) if general.is_file() else {}
     answers = run / "eval" / "tuned" / "attempts.jsonl"
     found["answers"] = len(answers.read_text().splitlines()) if answers.is_file() else 0
     return found

@@ -35,6 +35,7 @@ TABLE: list[Any] = [
     ("qa", {"question": LISTED, "answer": "B", "checker": "choice"}, "The correct choice is (B)."),
     ("humaneval", FUNCTION, "return 6 * 2"),
     ("mbpp", WRITTEN, "return 6 * 2"),
+    ("raft", {"question": "Who?", "answer": "J. Gerlach"}, "The answer is J. Gerlach."),
     ("qa", {**PATTERN, "example": "Jutta Gerlach"}, "The answer is Jutta Gerlach."),
 ]
 
@@ -56,7 +57,8 @@ def test_a_hint_tells_the_gold_answer_and_no_row_shows_it(
     hint = task.hint(problem) or ""
     gold = task.answer_example(problem).segments[-1].text
     assert (sentence or gold).format(**problem.meta) in hint
-    asked = with_hint(task, problem, task.messages(problem, "direct")[-1])
+    style = "direct" if "direct" in task.prompts else task.prompts[0]
+    asked = with_hint(task, problem, task.messages(problem, style)[-1])
     assert asked.text == f"{problem.prompt[-1].text}\n{hint}"
     assert task.grade(problem, gold).score == 1
     attempt = Attempt(

@@ -177,7 +177,7 @@ def test_the_figures_of_both_levels_strict_and_loose(tmp_path):
     assert list(found.kinds) == [TITLE, WORDS, NO_COMMA]
     assert shares == [(0, 1, 2), (2, 3, 4), (1, 1, 1), (1, 1, 1), (0, 1, 2)]
     assert found.instructions.loose.value == 0.75
-    assert found.instructions.loose.interval_method == "bootstrap over prompts"
+    assert found.instructions.loose.interval_method == "jackknife over prompts"
     assert found.instructions.loose.interval.low == 0.0
     assert found.prompts.loose.interval_method == "Wilson"
     assert found.prompts.loose.interval.low == pytest.approx(0.0945, abs=1e-4)
@@ -193,7 +193,7 @@ def test_several_attempts_at_a_prompt_are_no_independent_trials(tmp_path):
     problems = TASK.problems("test", source=write(tmp_path, ROW, other))
     right, wrong = "<<Rain>> it falls", "a, b"
     found = following(result_of(problems, [[right] * 3, [wrong] * 3]))
-    assert found.prompts.strict.interval_method == "bootstrap over prompts"
+    assert found.prompts.strict.interval_method == "jackknife over prompts"
     assert (found.prompts.strict.interval.low, found.prompts.strict.interval.high) == (0, 1)
     # Where all agree, each prompt counts once.
     alike = following(result_of(problems, [[right] * 3, [right] * 3])).prompts.strict

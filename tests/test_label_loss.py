@@ -57,6 +57,11 @@ def test_a_hit_is_the_likeliest_token_and_a_tie_no_miss() -> None:
     assert label_losses(values, torch.tensor([1, 1, 2]))[1].tolist() == [True, True, False]
 
 
+def test_in_half_precision_one_of_equal_logits_is_the_likeliest() -> None:
+    values = torch.tensor([[3.0, 3.0, 1.0], [3.0, 3.0, 1.0]], dtype=torch.bfloat16)
+    assert label_losses(values, torch.tensor([0, 1]))[1].tolist() == [True, False]
+
+
 def test_the_gradient_takes_the_place_of_the_logits() -> None:
     values, labels = made(4, 9)
     leaf = values.requires_grad_()

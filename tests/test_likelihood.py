@@ -11,7 +11,7 @@ import torch
 from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith import compare, evaluate
 from tunesmith.errors import UsageError
-from tunesmith.generate.likelihood import log_likelihoods
+from tunesmith.generate.likelihood import log_likelihoods, score
 from tunesmith.types import StopReason
 
 
@@ -44,9 +44,22 @@ def test_batches_equal_single_pairs_and_the_plain_formula(arch):
 
 def test_what_cannot_be_scored_is_said():
     model = tiny_model()
-    for bad, said in (([], [5]), "empty"), (([5], []), "empty"), (([5] * 250, [5] * 7), "256"):
+    for bad, said in (([], [5]), "empty"), (([5], []), "empty"), (([5] * 250, [5] * 8), "256"):
         with pytest.raises(UsageError, match=said):
             log_likelihoods(model, [bad])
+
+
+def test_the_last_token_needs_no_position_and_greedy_ones_are_known():
+    model = tiny_model()
+    ids = [5 + n % 200 for n in range(256)]
+    with torch.no_grad():
+        logs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double()
+    best = int(logs[-1].argmax())
+    [right, wrong] = score(model, [(ids, [best]), (ids, [best + 1])])
+    assert right.logprob == pytest.approx(float(logs[-1].log_softmax(-1)[best]), abs=1e-5)
+    assert (right.greedy, wrong.greedy) == (True, False)
+    [padded, _] = score(model, [([5], [int(logs[0].argmax())]), (ids, [best])])
+    assert padded.greedy
 
 
 def test_memory_that_runs_out_halves_the_batch(monkeypatch):

@@ -68,7 +68,7 @@ def test_several_attempts_at_one_problem_are_not_independent_trials():
     summary = summarise(attempts)
     width = summary.accuracy_interval.high - summary.accuracy_interval.low
     naive = wilson(100, 200)
-    assert summary.interval_method.startswith("bootstrap")
+    assert summary.interval_method.startswith("betting")
     assert width > 2.5 * (naive.high - naive.low)
 
 

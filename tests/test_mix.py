@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import subprocess
@@ -789,16 +790,27 @@ def test_names_are_found_and_local_files_go_first() -> None:
         next(read_rows("gsm8k"))
 
 
-def test_the_built_in_sets_are_what_the_script_makes() -> None:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import teacher_sets
-    finally:
-        sys.path.pop(0)
-    for name, text in teacher_sets.made().items():
-        assert (ASSETS / name).read_text(encoding="utf-8") == text
-    builtin = {entry.path for entry in NAMED_SETS if entry.builtin}
-    assert builtin == {path.name for path in ASSETS.iterdir()}
+@pytest.mark.parametrize("folder", ["teacher", "tasks"])
+def test_the_built_in_sets_are_what_the_scripts_make(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    made = importlib.import_module(f"{folder.removesuffix('s')}_sets").made()
+    for name, text in made.items():
+        assert (ASSETS / folder / name).read_text(encoding="utf-8") == text
+    named = [one for one in NAMED_SETS if one.builtin and one.path.startswith(f"{folder}/")]
+    files = {file.name for entry in named for file in entry.files()}
+    assert files == {*made} == {path.name for path in (ASSETS / folder).iterdir()}
+
+
+def test_a_built_in_set_has_the_splits_that_it_has() -> None:
+    trained = [row.fields for row in read_rows("tunesmith/errands")]
+    held_out = list(read_rows("tunesmith/errands", split="test"))
+    assert (len(trained), len(held_out)) == (240, 60)
+    assert not [row for row in held_out if row.fields in trained]
+    assert str(held_out[0].origin) == "tunesmith/errands[test]:1"
+    with pytest.raises(DataError, match="tunesmith/words has no test split"):
+        next(read_rows("tunesmith/words", split="test"))
 
 
 # Recipes.

@@ -360,7 +360,7 @@ def test_what_cannot_work_is_refused(more: dict[str, Any], sentence: str) -> Non
 def test_base_and_tuned_are_compared_on_the_same_bytes(kind: str) -> None:
     from tunesmith.data.new_tokens import token_bytes
     from tunesmith.evaluate.aligned import aligned, document_losses
-    from tunesmith.evaluate.compare import compare_losses
+    from tunesmith.evaluate.losses import compare_losses
 
     tokenizer = MAKERS[kind]()
     _, longer = grown(tokenizer, TEXTS, 60)

@@ -21,6 +21,7 @@ TRAIN = ["train.max_steps=1", "train.report_to=none", "train.validation_split=0"
 GRPO = ["grpo.limit=4", "grpo.max_steps=1", "grpo.questions_per_step=2", "grpo.samples=2"]
 GRPO += ["grpo.max_new_tokens=20"]
 GSM8K = ["rft.dataset=gsm8k", "eval.dataset=gsm8k"]
+TASK = ["eval.limit=4", "eval.max_new_tokens=20", "train.max_steps=1", "train.report_to=none"]
 
 
 def inside(stage: str) -> list[str]:
@@ -34,10 +35,12 @@ SMALL = {
     "distil": [*ASK, *SAMPLE, *TRAIN, "paths.model=./teacher", "teacher-test.model=./teacher"],
     "maths-rft": [*ASK, *inside("rft"), "rft.sample.max_new_tokens=8", "rft.rounds=1", *GSM8K],
     "units-socratic": ASK,
+    **dict.fromkeys(("chat", "code", "instruct", "domain", "socratic"), TASK),
+    "raft-baselines": [*TRAIN, "eval.limit=2", "eval.max_new_tokens=8"],
 }
 
 
-QUICK = ("units-socratic", "units-grpo")
+QUICK = ("units-socratic", "units-grpo", "instruct")
 """Recipes that the default set runs; the others are for the nightly one."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from tunesmith.evaluate.records import load
 from tunesmith.generate import remote
 from tunesmith.generate.backends import Question
 from tunesmith.generate.remote import RemoteBackend, seconds_of
-from tunesmith.generate.replies import AFTER_THE_END_S
+from tunesmith.generate.replies import AFTER_THE_END_S, Answer, BrokenReply
 from tunesmith.generate.requests import Completion, Sampling
 from tunesmith.generate.servers import ServerSettings, check_address
 from tunesmith.types import Segment, StopReason
@@ -493,3 +494,11 @@ def test_a_recipe_asks_a_server_once() -> None:
         Path("small.yaml").write_text(RECIPE.replace("ADDRESS", f"[{two.address!r}]"))
         assert [record.ran for record in run("small.yaml", output_dir="runs")] == [False]
         assert not two.asked
+
+
+@pytest.mark.parametrize("value", ["-Infinity", "NaN", "null", '"0"'])
+def test_a_log_probability_that_cannot_be_stored_breaks_a_reply(value: str) -> None:
+    found = {"content": [{"logprob": json.loads(value)}]}
+    said = {"choices": [{"delta": {}, "logprobs": found}]}
+    with pytest.raises(BrokenReply, match="log-probability"):
+        Answer().add(said, "delta")

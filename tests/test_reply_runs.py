@@ -16,6 +16,7 @@ from test_scores import every_metric
 from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.cli import main
 from tunesmith.data.render import Renderer
+from tunesmith.errors import UsageError
 from tunesmith.evaluate.scores import instruct
 from tunesmith.grading import syntax
 from tunesmith.tasks.base import QuestionSettings
@@ -50,6 +51,13 @@ def rows_of(task: str) -> list[dict[str, Any]]:
     asked = "instruction" if task == "instruct" else "frage"
     answered = "output" if task == "instruct" else "antwort"
     return [{asked: f"Add {n} and 2", answered: "It is" + f" {n}" * n} for n in range(1, 9)]
+
+
+def test_a_split_that_is_none_is_refused() -> None:
+    Path("rows.jsonl").write_text(json.dumps({"text": "The fugue begins."}) + "\n")
+    task = get_reply_task("domain", QuestionSettings())
+    with pytest.raises(UsageError, match="no split 'tset'"):
+        task.problems("tset", source="rows.jsonl")
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,63 @@ def test_a_fault_of_the_tests_is_not_the_program_s(check):
     assert outcome("def f(x): return 2", check).kind is Kind.TESTS
 
 
+def test_a_name_that_no_program_could_give_is_a_fault_of_the_tests():
+    assert outcome("def f(x): return 2", "assert f(1) == two").kind is Kind.TESTS
+    assert outcome("def f(x): return two").kind is Kind.ERROR
+    assert outcome("def f(x): return 2", "assert f(1) == 2 and A()").kind is Kind.ERROR
+
+
+@pytest.mark.parametrize(
+    ("value", "check"),
+    [
+        ("range(3, 0, -1)", "assert f(1) == range(3, 0, -1) and 2 in f(1)"),
+        ("__import__('collections').deque([1, [2]])", "assert list(f(1)) == [1, [2]]"),
+        ("__import__('itertools').chain([1], [2])", "assert list(f(1)) == [1, 2]"),
+        ("enumerate('ab')", "assert dict(f(1)) == {0: 'a', 1: 'b'}"),
+    ],
+)
+def test_lazy_and_lined_up_values_are_plain_data(value, check):
+    found = outcome(f"def f(x): return {value}", check)
+    assert found.kind is Kind.PASS, found.detail
+
+
+def test_an_exception_of_the_program_s_own_is_the_kind_that_it_inherits_from():
+    check = "try:\n    f(1)\nexcept {}:\n    f(0)\nelse:\n    assert False"
+    raising = "class Odd({}): pass\ndef f(x):\n    if x: raise Odd('no')"
+    assert outcome(raising.format("ValueError"), check.format("ValueError")).kind is Kind.PASS
+    assert outcome(raising.format("Exception"), check.format("Exception")).kind is Kind.PASS
+    wrong = outcome(raising.format("KeyError"), check.format("ValueError"))
+    assert wrong.kind is Kind.ERROR
+    assert "Odd: " in wrong.detail
+    assert outcome(raising.format("SystemExit"), check.format("Exception")).kind is Kind.ERROR
+
+
+def test_a_process_that_cannot_be_confined_gives_no_verdict(monkeypatch):
+    """A user that does not exist stands for root of a container that has a few users only."""
+    monkeypatch.setattr(sandbox, "_users", lambda: [-5, -5])
+    found = outcome("def f(x): return x + 1")
+    assert found.kind is Kind.NOT_STARTED
+    assert "program ended itself" not in found.detail
+
+
+def test_root_of_a_container_with_few_users_is_confined_like_any_user(monkeypatch):
+    monkeypatch.setattr(sandbox, "_has_all_users", lambda: False)
+    sandbox._possible.cache_clear()
+    try:
+        mode, why = sandbox._possible()
+    finally:
+        sandbox._possible.cache_clear()
+    assert mode != "root"
+    assert mode == "user" or why
+
+
+def test_without_users_of_their_own_programs_are_said_to_be_able_to_forge(monkeypatch):
+    monkeypatch.setattr(sandbox, "_users", list)
+    assert "forged" in described("none")
+    monkeypatch.setattr(sandbox, "_users", lambda: [1, 2])
+    assert "forged" not in described("none")
+
+
 def test_what_the_program_imports_is_its_own_fault():
     assert outcome("def f(x): import nowhere").kind is Kind.ERROR
     assert outcome("import nowhere\ndef f(x): return 2").kind is Kind.ERROR

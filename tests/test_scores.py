@@ -296,6 +296,10 @@ def test_terms_are_shared_rarer_words() -> None:
     assert recall(["moon"], "the gauge", "a river level gauge") is None
 
 
+def test_few_texts_have_no_terms() -> None:
+    assert mine_terms(["a fugue begins", "a fugue ends", "a fugue"]) == ()
+
+
 def test_shuffling_leaves_no_reply_at_home() -> None:
     twice = [replace(reply, text=f"{reply.text} {n}") for reply in talk() for n in range(2)]
     home = {reply.problem_id: reply.reference for reply in twice}

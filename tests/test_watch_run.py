@@ -71,7 +71,7 @@ def test_accuracy_memory_and_samples_are_in_the_files() -> None:
     assert [one.step for one in events.Scalars("train/accuracy")] == [1, 2, 3, 4]
     assert [one.step for one in events.Scalars("eval/loss")] == [2, 4]
     page = (run / "report.html").read_text()
-    for text in ("tokens right (%)", "Answers on the way", "GB of memory at most"):
+    for text in ("tokens right (%)", "Answers on the way", "most memory held"):
         assert text in page
     made = {path.name for path in run.iterdir() if not path.name.startswith(".")}
     assert made <= set(CONTENTS)  # so that --overwrite removes all of it

@@ -153,6 +153,7 @@ REFUSED: list[tuple[dict[str, str], dict[str, Any], str]] = [
     ({"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"}, {}, "16BIT_MODEL"),
     ({"ACCELERATE_DEEPSPEED_MOE_LAYER_CLS_NAMES": "Experts"}, {}, "Experts"),
     ({"ACCELERATE_GRADIENT_CLIPPING": "0.5"}, {}, "clipped to 0.5, the settings for 1"),
+    ({"ACCELERATE_GRADIENT_CLIPPING": "much"}, {}, "clipped to much"),
     ({"WORLD_SIZE": "1"}, {}, "one was launched"),
     ({}, {"resume": "auto"}, "--resume cannot go on with DeepSpeed"),
     ({}, {"lora": True, "load_in_4bit": True}, "--load-in-4bit"),
@@ -181,6 +182,19 @@ def test_what_deepspeed_was_not_made_for_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=said):
         check_launch(resolve(FineTuningConfig, settings, origin="argument"))
+
+
+def test_what_would_do_nothing_is_refused_from_a_file_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(zero, "PACKAGE", "torch")
+    for name, value in {**LAUNCHED, **ZERO, "ACCELERATE_GRADIENT_CLIPPING": "auto"}.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "run.yaml"
+    file.write_text("save_steps: 7\n")
+    with pytest.raises(UsageError, match=r"--save-steps \(in .*run.yaml\) does nothing"):
+        check_launch(resolve(FineTuningConfig, {}, [str(file)], origin="argument"))
+    check_launch(resolve(FineTuningConfig, {}, origin="argument"))
 
 
 def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

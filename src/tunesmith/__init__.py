@@ -16,9 +16,12 @@ _LAZY = {
     "train": "tunesmith.workflows.train",
     "evaluate": "tunesmith.workflows.evaluate",
     "compare": "tunesmith.workflows.compare",
+    "regrade": "tunesmith.workflows.regrade",
+    "judge": "tunesmith.workflows.judge",
     "generate": "tunesmith.workflows.generate",
     "sample": "tunesmith.workflows.sample",
     "grpo": "tunesmith.workflows.grpo",
+    "export": "tunesmith.workflows.export",
     "find_rate": "tunesmith.workflows.find_rate",
     "estimate": "tunesmith.workflows.estimate",
     "selftest": "tunesmith.workflows.selftest",
@@ -39,11 +42,14 @@ if TYPE_CHECKING:
     from tunesmith.workflows.compare import compare
     from tunesmith.workflows.estimate import estimate
     from tunesmith.workflows.evaluate import evaluate
+    from tunesmith.workflows.export import export
     from tunesmith.workflows.filter import filter_rows
     from tunesmith.workflows.find_rate import find_rate
     from tunesmith.workflows.generate import generate
     from tunesmith.workflows.grpo import grpo
+    from tunesmith.workflows.judge import judge
     from tunesmith.workflows.raft import RAFTDataGenerator
+    from tunesmith.workflows.regrade import regrade
     from tunesmith.workflows.sample import sample
     from tunesmith.workflows.selftest import selftest
     from tunesmith.workflows.socratic import convert_socratic

@@ -86,11 +86,28 @@ VERBS = {
         "compare",
         ("results",),
     ),
+    "regrade": Verb(
+        "grade stored attempts again, and show what changed",
+        "schema_results.RegradeOptions",
+        "regrade",
+        ("results",),
+    ),
+    "judge": Verb(
+        "a model judges two sets of replies, or grades one",
+        "schema_judge.JudgeOptions",
+        "judge",
+        ("results",),
+    ),
     "run": Verb(
         "carry out a recipe", "schema_results.RunRecipeOptions", "recipe", ("recipe", "overrides")
     ),
     "report": Verb(
         "write the page of a run or recipe", "schema_results.ReportOptions", "report", ("folder",)
+    ),
+    "export": Verb(
+        "deliver a model: merged, adapter, GGUF or a bundle",
+        "schema_export.ExportOptions",
+        "export",
     ),
     "data validate": Verb(
         "judge every row: refused, odd, repeated, too long",

@@ -80,7 +80,7 @@ ATTACKS: Mapping[str, tuple[str, ...]] = {
     "reading": (
         "return secret_in('{file}')",
         "return bool(open('/etc/passwd').read())",
-        "return any(p not in os.__file__ for w in ('/root/.*', '/root/*', '/home/*') for p in "
+        "return any(p not in os.__file__ for w in ('/r??t/.*', '/r??t/*', '/home/*') for p in "
         "glob.glob(w))",
         "return bool(glob.glob('/**/*.jsonl', recursive=True))",
     ),

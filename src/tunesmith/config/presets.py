@@ -40,6 +40,8 @@ TASK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "bbh": _task(2e-5, 3, 8, 2, 20, 50, 200, 1024, 16, 32),
     "countdown": _task(3e-4, 3, 32, 1, 20, 50, 200, 512, 16, 64),
     "qa": _task(2e-5, 3, 8, 2, 20, 50, 200, 1024, 16, 32),
+    # As instruct, for prompts with several documents.
+    "raft": _task(3e-5, 2, 8, 1, 100, 50, 200, 2048, 8, 16),
     "humaneval": _task(1e-5, 5, 2, 4, 20, 50, 200, 2048, 32, 64, gradient_checkpointing="full"),
     "mbpp": _task(1e-5, 5, 2, 4, 20, 50, 200, 2048, 32, 64, gradient_checkpointing="full"),
     # As instruct, for longer answers.

@@ -8,11 +8,13 @@ from pydantic import BeforeValidator, Field
 
 from tunesmith.config.options import Options as Options
 from tunesmith.config.schema_backend import BackendOptions
+from tunesmith.config.schema_proof import ProofOptions
+from tunesmith.config.schema_rag import RagOptions
 from tunesmith.config.schema_replies import ReplyOptions
 
 TaskName = Literal[
     "chat", "code", "instruct", "domain", "custom", "units", "maths", "choice", "bbh", "countdown",
-    "qa", "humaneval", "mbpp", "socratic", "ifeval",
+    "qa", "raft", "humaneval", "mbpp", "socratic", "ifeval",
 ]  # fmt: skip
 TASKS: tuple[str, ...] = get_args(TaskName)
 Tracker = Literal[
@@ -239,6 +241,12 @@ class RunOptions(OutputOptions):
     processes it is never done."""
     eval_questions: int = Field(default=200, ge=0)
     """Questions that base and tuned model both answer at the end, for graded tasks; 0 for none."""
+    forgetting: bool = True
+    """Take a small general suite before and after: texts by their loss, questions by which option
+    is likeliest."""
+    forgetting_file: str | None = None
+    """Suite of your own in place of the built-in one: rows with text, or with question, choices and
+    answer."""
 
 
 class FineTuningConfig(
@@ -281,8 +289,8 @@ class QuestionOptions(Options):
     """Questions"""
 
     task: TaskName = "units"
-    """A graded task: units, maths, choice, bbh, countdown, qa, socratic, humaneval, mbpp or ifeval;
-    in eval also chat, code, instruct, domain and custom."""
+    """A graded task: units, maths, choice, bbh, countdown, qa, socratic, humaneval, mbpp or
+    ifeval."""
     dataset: str | None = None
     """File of questions; units and countdown make their own."""
     limit: int | None = Field(default=None, ge=1)
@@ -307,14 +315,26 @@ class FileOptions(QuestionOptions):
     """File of worked examples for --prompt cot of task bbh; unset takes cot-prompts/SUBTASK.txt."""
     unsafe_exec: bool = False
     """Run programs of tasks humaneval and mbpp even where they cannot be confined, with limits
-    alone: they could read the user's files. Where they can be confined it changes nothing."""
+    alone: they could read the user's files and, where root does not start them, kill the user's
+    processes and forge their verdicts. Where they can be confined it changes nothing."""
 
 
 class EvalOptions(
-    OutputOptions, SamplingOptions, FileOptions, BackendOptions, ReplyOptions, ModelOptions
+    OutputOptions,
+    SamplingOptions,
+    FileOptions,
+    BackendOptions,
+    ReplyOptions,
+    RagOptions,
+    ProofOptions,
+    ModelOptions,
 ):
     """Everything that ``tunesmith eval`` knows."""
 
+    task: Literal[TaskName, "mt_bench"] = "units"  # type: ignore[assignment]
+    """A graded task: units, maths, choice, bbh, countdown, qa, raft, socratic, humaneval, mbpp or
+    ifeval; chat, code, instruct, domain and custom, whose replies metrics score; or mt_bench,
+    questions of several turns for tunesmith judge."""
     split: str = "test"
     """train, dev, test, or the task's further ones (units: ood; countdown: test-3, test-4)."""
     prompt: str | None = None
@@ -322,6 +342,13 @@ class EvalOptions(
     socratic, which answers sub-questions that a model writes first)."""
     decomposer: str | None = None
     """Model that writes the sub-questions of --prompt socratic; --model itself if unset."""
+    against: list[str] = Field(default_factory=list)
+    """Further prompt styles that the same questions are asked in; each makes a set of its own, and
+    the paired differences are shown: --prompt socratic --against direct cot says what answering
+    sub-questions first brings."""
+    equal_tokens: bool = False
+    """Also ask a style of --against as often as the tokens of --prompt pay for, at temperature 0.7,
+    and take the most frequent answer."""
     vote: list[Literal["majority", "weighted", "best"]] = Field(default_factory=list)
     """One answer out of a question's --samples, stored as a set of its own: the most frequent
     (majority), the same weighted by each text's mean token probability, or that of the likeliest

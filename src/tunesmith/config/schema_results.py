@@ -10,13 +10,35 @@ from tunesmith.config.options import Options
 class CompareOptions(Options):
     """Everything that ``tunesmith compare`` knows."""
 
-    results: list[str] = Field(min_length=2)
+    results: list[str] = Field(min_length=1)
     """Folders or files of attempts, the baseline first."""
-    metric: str | None = None
-    """Value of each reply to compare by, such as rouge_l, chrf or turn_coherence, for sets of
-    tunesmith eval --task chat, code, instruct, domain or custom; the stored score if unset."""
+    metric: list[str] = Field(default_factory=list)
+    """Values of each reply to compare by, such as rouge_l, chrf or turn_coherence, for sets of
+    tunesmith eval --task chat, code, instruct, domain or custom; the stored score if unset.
+    P-values are adjusted for all of them together (Holm)."""
+    cluster_by: str | None = None
+    """Field of the questions that says which belong together, such as a document; several of one
+    row of a file do so anyway. Whole groups are then tested, and their number counts."""
+    seeds: list[str] = Field(default_factory=list)
+    """Runs of the second model, in the order of seeds of the results, which are then runs of the
+    first (or one baseline): the effect over seeds and questions."""
     output: str | None = None
-    """Write the comparison as JSON."""
+    """Write the comparison as JSON; with several metrics, each by its name."""
+    report: str | None = None
+    """Write the comparison as a page (HTML) with every pair, examples and lengths."""
+
+
+class RegradeOptions(Options):
+    """Everything that ``tunesmith regrade`` knows."""
+
+    results: str
+    """Folder or file of stored attempts."""
+    output: str | None = None
+    """Folder of the new set; RESULTS-regraded if unset."""
+    overwrite: bool = False
+    """Replace what stands there, also the very results."""
+    unsafe_exec: bool = False
+    """Run programs of tasks humaneval and mbpp even where they cannot be confined."""
 
 
 class ReportOptions(Options):

@@ -13,7 +13,7 @@ from tunesmith.errors import DataError
 from tunesmith.types import Origin
 
 Fields = Mapping[str, Any]
-ASSETS = Path(__file__).parent.parent / "assets" / "teacher"
+ASSETS = Path(__file__).parent.parent / "assets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,26 @@ class NamedSet:
 
     name: str
     path: str
-    """Name on the hub, or the file of a built-in set."""
+    """Name on the hub, or the file of a built-in set's training rows."""
     config: str | None = None
     """Which of the hub's configurations."""
     convert: Callable[[Fields], dict[str, Any]] | None = None
     """From the columns of the set to a known layout; None where they are one already."""
     builtin: bool = False
+
+    def file(self, split: str = "train") -> Path:
+        """Return the file of a split of a built-in set; ``DataError`` where it has none."""
+        path = ASSETS / self.path
+        if split != "train":
+            path = path.with_stem(f"{path.stem}-{split}")
+        if not path.is_file():
+            raise DataError(f"The built-in set {self.name} has no {split} split.")
+        return path
+
+    def files(self) -> list[Path]:
+        """Return the files of all splits of a built-in set."""
+        first = self.file()
+        return [first, *sorted(first.parent.glob(f"{first.stem}-*{first.suffix}"))]
 
 
 def _chat(question: str, answer: str, **more: Any) -> dict[str, Any]:
@@ -82,10 +96,15 @@ NAMED_SETS = (
     NamedSet("dolly", "databricks/databricks-dolly-15k", None, dolly),
     NamedSet("openhermes", "teknium/OpenHermes-2.5"),
     NamedSet("tinystories", "roneneldan/TinyStories"),
-    NamedSet("tunesmith/conversions", "conversions.jsonl", builtin=True),
-    NamedSet("tunesmith/passages", "passages.jsonl", builtin=True),
-    NamedSet("tunesmith/choices", "choices.jsonl", builtin=True),
-    NamedSet("tunesmith/words", "words.jsonl", builtin=True),
+    NamedSet("tunesmith/conversions", "teacher/conversions.jsonl", builtin=True),
+    NamedSet("tunesmith/passages", "teacher/passages.jsonl", builtin=True),
+    NamedSet("tunesmith/choices", "teacher/choices.jsonl", builtin=True),
+    NamedSet("tunesmith/words", "teacher/words.jsonl", builtin=True),
+    NamedSet("tunesmith/dialogues", "tasks/dialogues.jsonl", builtin=True),
+    NamedSet("tunesmith/errands", "tasks/errands.jsonl", builtin=True),
+    NamedSet("tunesmith/functions", "tasks/functions.jsonl", builtin=True),
+    NamedSet("tunesmith/dairy", "tasks/dairy.jsonl", builtin=True),
+    NamedSet("tunesmith/questions", "tasks/questions.jsonl", builtin=True),
 )
 """Short names that ``--dataset`` and mixes take; a local file or folder of that name goes first."""
 
@@ -104,8 +123,9 @@ def find(name: str) -> NamedSet | None:
 def open_named(entry: NamedSet, split: str) -> Iterator[Row]:
     """Yield the rows of a named set, converted; each says its place in the set itself."""
     if entry.builtin:
-        for row in read_rows(str(ASSETS / entry.path)):
-            yield Row(row.fields, Origin(entry.name, row.origin.line))
+        name = entry.name if split == "train" else f"{entry.name}[{split}]"
+        for row in read_rows(str(entry.file(split))):
+            yield Row(row.fields, Origin(name, row.origin.line))
         return
     place = f"{entry.path}[{split}]"
     for number, fields in enumerate(

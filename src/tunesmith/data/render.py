@@ -121,6 +121,22 @@ class Renderer:
             raise done
         return tuple(i for ids, _ in done for i in ids)
 
+    def prompt_text(self, messages: Sequence[Segment], *, goes_on: bool = False) -> str:
+        """Return the text that the template makes of a conversation, to be answered next.
+
+        With ``goes_on`` its last turn is not ended, so that a generation goes on with it.
+        """
+        chat = Chat(self._template, messages)
+        turns = tuple(range(len(messages)))
+        if not goes_on:
+            return chat.text(turns, prompt=True)
+        text, said = chat.text(turns, prompt=False), messages[-1].text
+        at = text.rfind(said.strip())
+        if at < 0:
+            raise ContractError("The template changes the text of the turn to go on with.")
+        own = text.rfind(said)
+        return text[: at + len(said.strip())] if own < 0 else text[: own + len(said)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated tokens, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

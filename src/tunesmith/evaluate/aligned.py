@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.prepare import Prepared
-from tunesmith.evaluate.compare import RowLoss
+from tunesmith.evaluate.losses import RowLoss
 from tunesmith.types import Encoded
 
 Spell = Callable[[int], bytes]

@@ -39,7 +39,7 @@ def stream_choices(
         several = waiting[start : start + TOGETHER]
         options = [_options(plan, problem) for problem in several]
         pairs = [
-            _pair(renderer, plan.messages(problem), option)
+            pair_of(renderer, plan.messages(problem), option)
             for problem, listed in zip(several, options, strict=True)
             for option in listed
         ]
@@ -61,7 +61,7 @@ def _options(plan: Plan, problem: Problem) -> list[str]:
     return found
 
 
-def _pair(renderer: Renderer, messages: Sequence[Segment], option: str) -> Pair:
+def pair_of(renderer: Renderer, messages: Sequence[Segment], option: str) -> Pair:
     """Return prompt and option as a training row has them, without the end of the turn."""
     row = Example((*messages, Segment("assistant", option, 1.0)), Origin("an option"))
     [encoded] = renderer.encode(row, 1 << 30).rows

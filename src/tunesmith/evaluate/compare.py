@@ -1,4 +1,4 @@
-"""Paired comparison of result sets on the problems they share, and of losses on the same rows."""
+"""Paired comparison of result sets on the problems they share."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tunesmith.errors import DataError, UsageError
+from tunesmith.evaluate.betting import anytime
+from tunesmith.evaluate.flips import flip_interval, sign_flip_test
+from tunesmith.evaluate.grouped import Groups, groups_of
 from tunesmith.evaluate.metrics import MAX_UNGRADED, SEED, Summary, problem_scores, summarise
-from tunesmith.evaluate.records import ResultSet
+from tunesmith.evaluate.needed import detectable_sum, needed_pairs, needed_sums
+from tunesmith.evaluate.records import STOP_RULE, ResultSet
 from tunesmith.evaluate.statistics import (
     Interval,
     bootstrap_mean,
-    bootstrap_ratio_difference,
-    detectable_mean,
     holm,
     mcnemar_exact,
     paired_difference,
-    sign_flip_test,
     smallest_detectable,
 )
+from tunesmith.evaluate.stopping import asked_order
 
 ALPHA = 0.05
-ONE_DOCUMENT = "no interval, since all held-out rows are of one document"
 NAMED = 5
 """How many missing problems are named; all of them are counted."""
 
@@ -61,11 +62,32 @@ class Pair:
     """Adjusted for all pairs of the comparison."""
     detectable: float | None
     """Smallest true difference that ``n`` pairs show with 80% power at the 5% level."""
+    needed: int | None = None
+    """Problems, or groups of them, that show a difference of the size found with that power."""
+    groups: int | None = None
+    """Groups that the problems come in; None where each stands for itself."""
+    grouped_by: str = ""
+    bootstrap: Interval | None = None
+    """The studentised paired bootstrap's interval of scores, beside that of the permutation."""
+    sequential: bool = False
+    """A side was stopped when clear: interval and p-value hold at every time."""
 
     @property
     def significant(self) -> bool:
         """Whether the adjusted p-value is below 5%."""
         return self.p_holm is not None and self.p_holm < ALPHA
+
+    def left_out(self) -> str:
+        """Say which problems the pair does not count, or nothing."""
+        found = [
+            f"{name} lacks {number} of the other's problems (such as {self.missing_ids[name][0]})"
+            for name, number in self.missing.items()
+            if number
+        ]
+        found += [f"{self.ungraded} could not be graded"] if self.ungraded else []
+        if not found:
+            return ""
+        return f"{self.first} and {self.second}: {'; '.join(found)}. Counted are {self.n}."
 
     def sentence(self) -> str:
         """Say in words what the pair shows and how sure that is."""
@@ -74,6 +96,8 @@ class Pair:
         change = f"{abs(self.difference) * 100:.1f} points"
         span = f"95% interval {self.interval.low * 100:+.1f} to {self.interval.high * 100:+.1f}"
         flips = f"{self.gained} problems gained, {self.lost} lost, of {self.n}"
+        flips += f" in {self.groups} {self._group(self.groups)}" if self.groups is not None else ""
+        flips += ", asked until clear" if self.sequential else ""
         if self.p is None:
             return (
                 f"{self.second} scores {self.difference * 100:+.1f} points against {self.first} "
@@ -83,15 +107,25 @@ class Pair:
         if self.significant:
             word = "above" if self.difference > 0 else "below"
             return f"{self.second} scores {change} {word} {self.first} ({span}; {flips}; {p})."
+        what = "problems" if self.groups is None else self._group(2)
         reach = (
-            f"this many problems reliably show {self.detectable * 100:.1f} points or more"
+            f"this many {what} reliably show {self.detectable * 100:.1f} points or more"
             if self.detectable is not None
-            else "too few problems to show any difference reliably"
+            else f"too few {what} to show any difference reliably"
         )
+        if self.sequential:
+            reach = "more problems may yet show one"
+        elif self.needed is not None:
+            reach += f", and {self.needed:,} of them one of this size"
         return (
             f"No clear difference between {self.first} and {self.second}: "
             f"{self.difference * 100:+.1f} points ({span}; {flips}; {p}); {reach}."
         )
+
+    def _group(self, count: int) -> str:
+        """Return what the groups are called: rows, or groups by a field."""
+        name = "row" if self.grouped_by == "row" else f"group by {self.grouped_by}"
+        return name if count == 1 else name.replace("row", "rows").replace("group", "groups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +150,29 @@ class Comparison:
         pairs = []
         for stored in values["pairs"]:
             fields = {key: value for key, value in stored.items() if key != "sentence"}
-            pairs.append(Pair(**{**fields, "interval": Interval(**fields["interval"])}))
+            ends = {
+                name: Interval(**fields[name])
+                for name in ("interval", "bootstrap")
+                if fields.get(name) is not None
+            }
+            pairs.append(Pair(**{**fields, **ends}))
         summaries = {name: Summary.from_json(s) for name, s in values["summaries"].items()}
         return cls(values["task"], summaries, pairs)
 
 
-def compare(sets: Sequence[ResultSet]) -> Comparison:
-    """Compare every pair of sets on the problems that both hold.
+def compare(
+    sets: Sequence[ResultSet], cluster_by: str | None = None, *, with_first: bool = False
+) -> Comparison:
+    """Compare every pair of sets on the problems that both hold; or each one with the first only.
 
     Right-or-wrong single attempts get the exact McNemar test and Newcombe's paired interval;
-    several attempts a problem or partial scores get a sign-flip permutation test and a bootstrap
-    of the problems' mean differences. P-values are adjusted by Holm over all pairs.
-    Raises ``UsageError`` for fewer than two sets, equal names, different tasks, no shared problem
-    or an unfinished set, and ``DataError`` where a shared problem has two gold answers.
+    several attempts a problem or partial scores get a sign-flip permutation test with the interval
+    that belongs to it. Problems that come in groups, by the field ``cluster_by`` of their meta or
+    because several are of one row, have the signs of whole groups flipped. A set that was stopped
+    when clear gets a test and an interval that hold at every time. P-values are adjusted by Holm
+    over all pairs. Raises ``UsageError`` for fewer than two sets, equal names, different tasks, no
+    shared problem or an unfinished set, and ``DataError`` where a shared problem has two gold
+    answers.
     """
     names = [result.name for result in sets]
     if len(sets) < 2:
@@ -138,6 +182,35 @@ def compare(sets: Sequence[ResultSet]) -> Comparison:
         raise UsageError(
             f"Several sets are called {twice[0]!r}.", expected="a name of its own for each set"
         )
+    _check_sets(sets)
+    sets = [result.first_round() for result in sets]
+    both = itertools.combinations(sets, 2)
+    pairs = [
+        _pair(one, other, cluster_by) for one, other in both if not with_first or one is sets[0]
+    ]
+    return Comparison(
+        sets[0].header.task, {r.name: summarise(r.attempts) for r in sets}, adjusted([pairs])[0]
+    )
+
+
+def adjusted(families: Sequence[Sequence[Pair]]) -> list[list[Pair]]:
+    """Return the pairs of several comparisons with their p-values adjusted for all of them."""
+    p_values = iter(holm([pair.p for pairs in families for pair in pairs]))
+    return [[replace(pair, p_holm=next(p_values)) for pair in pairs] for pairs in families]
+
+
+def matched(sets: Sequence[ResultSet]) -> list[str]:
+    """Return the problems that all sets hold, in order; raises as ``compare`` does."""
+    _check_sets(sets)
+    shared = sorted(set.intersection(*(set(result.problems) for result in sets)))
+    if not shared:
+        raise UsageError("The sets share no problem.", expected="sets of the same questions")
+    for other in sets[1:]:
+        _check_references(sets[0], other, shared)
+    return shared
+
+
+def _check_sets(sets: Sequence[ResultSet]) -> None:
     tasks = sorted({result.header.task for result in sets})
     if len(tasks) > 1:
         raise UsageError(
@@ -153,20 +226,15 @@ def compare(sets: Sequence[ResultSet]) -> Comparison:
                 expected="complete sets",
                 hint="run the same tunesmith eval again; it makes only what is missing",
             )
-    sets = [result.first_round() for result in sets]
-    pairs = [_pair(first, second) for first, second in itertools.combinations(sets, 2)]
-    adjusted = holm([pair.p for pair in pairs])
-    pairs = [replace(pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
-    return Comparison(tasks[0], {r.name: summarise(r.attempts) for r in sets}, pairs)
 
 
-def _pair(first: ResultSet, second: ResultSet) -> Pair:
+def _pair(first: ResultSet, second: ResultSet, cluster_by: str | None) -> Pair:
     shared = sorted(first.problems.keys() & second.problems.keys())
     if not shared:
         raise UsageError(
             f"{first.name!r} and {second.name!r} share no problem.",
             expected="sets of the same task, split and seed",
-            hint="run tunesmith eval for both with the same --split, --seed and --max-problems",
+            hint="run tunesmith eval for both with the same --dataset, --split and --question-seed",
         )
     _check_references(first, second, shared)
     absent = {
@@ -202,7 +270,14 @@ def _pair(first: ResultSet, second: ResultSet) -> Pair:
         result.header.samples == 1 or len(result.attempts) == len(result.problems)
         for result in (first, second)
     )
-    if single and all(score in (0, 1) for both in scores for score in both):
+    groups = groups_of({key: second.problems[key] for key in graded}, cluster_by)
+    if any(STOP_RULE in result.header.details for result in (first, second)):
+        tested = _tested_anytime(
+            pair, {key: b - a for key, (a, b) in zip(graded, scores, strict=True)}, groups
+        )
+    elif groups is not None:
+        tested = _tested_groups(pair, [b - a for a, b in scores], groups)
+    elif single and all(score in (0, 1) for both in scores for score in both):
         tested = _tested_binary(pair, scores)
     else:
         tested = _tested_scores(pair, [b - a for a, b in scores])
@@ -222,24 +297,62 @@ def _check_references(first: ResultSet, second: ResultSet, shared: Sequence[str]
 def _tested_binary(pair: Pair, scores: Sequence[tuple[float, float]]) -> Pair:
     both = sum(a == b == 1 for a, b in scores)
     neither = pair.n - both - pair.gained - pair.lost
+    discordance = (pair.gained + pair.lost) / pair.n
     return replace(
         pair,
         interval=paired_difference(both, pair.gained, pair.lost, neither),
         interval_method="Newcombe's paired interval (method 10)",
         test="exact McNemar test",
         p=mcnemar_exact(pair.gained, pair.lost),
-        detectable=smallest_detectable(pair.n, (pair.gained + pair.lost) / pair.n),
+        detectable=smallest_detectable(pair.n, discordance),
+        needed=needed_pairs(discordance, abs(pair.difference)),
     )
 
 
 def _tested_scores(pair: Pair, differences: Sequence[float]) -> Pair:
     return replace(
         pair,
-        interval=bootstrap_mean(differences, seed=SEED),
-        interval_method="paired bootstrap over problems",
+        interval=flip_interval(differences, seed=SEED),
+        interval_method="sign-flip permutation over problems",
         test="paired sign-flip permutation test",
         p=sign_flip_test(differences, seed=SEED),
-        detectable=detectable_mean(differences),
+        detectable=detectable_sum(differences),
+        needed=needed_sums(differences),
+        bootstrap=bootstrap_mean(differences, seed=SEED),
+    )
+
+
+def _tested_groups(pair: Pair, differences: Sequence[float], groups: Groups) -> Pair:
+    sums, sizes = groups.sums(differences)
+    return replace(
+        pair,
+        interval=flip_interval(sums, sizes, seed=SEED),
+        interval_method=f"sign-flip permutation over {groups.called}",
+        test=f"sign-flip permutation test over {groups.called}",
+        p=sign_flip_test(sums, seed=SEED),
+        detectable=detectable_sum(sums, sizes),
+        needed=needed_sums(sums, sizes),
+        groups=len(sums),
+        grouped_by=groups.by,
+    )
+
+
+def _tested_anytime(pair: Pair, differences: Mapping[str, float], groups: Groups | None) -> Pair:
+    if groups is not None:
+        raise UsageError(
+            f"{pair.first!r} and {pair.second!r} come in {groups.called}, and one of them was "
+            "stopped when clear, which takes every problem for itself.",
+            expected="sets of all questions",
+            hint="run tunesmith eval without --stop-when-clear",
+        )
+    found = anytime([differences[key] for key in asked_order(differences)])
+    return replace(
+        pair,
+        interval=found.interval,
+        interval_method="confidence sequence by betting, at every time",
+        test="test by betting, at every time",
+        p=found.p,
+        sequential=True,
     )
 
 
@@ -257,95 +370,3 @@ def _mean(values: Sequence[float]) -> float:
 def format_p(p: float) -> str:
     """Return ``p = 0.034`` or ``p < 0.0001``."""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.4f}" if p < 0.01 else f"p = {p:.3f}"
-
-
-@dataclass(frozen=True, slots=True)
-class RowLoss:
-    """The summed loss of one held-out row under one model."""
-
-    row: str
-    """Stable name of the row, the same for both models."""
-    loss: float
-    """Summed over the row's scored tokens, in nats."""
-    bytes: int
-    """UTF-8 bytes that those tokens spell: comparable across tokenizers."""
-    cluster: str | None = None
-    """Rows of one document share it: they are resampled together."""
-
-
-@dataclass(frozen=True, slots=True)
-class LossComparison:
-    """Loss per byte of two models on the same rows, in nats; differences are second − first."""
-
-    rows: int
-    clusters: int
-    bytes: int
-    missing: int
-    """Rows that only one side has; left out."""
-    first: float
-    second: float
-    difference: float
-    interval: Interval | None
-    """95%, by a paired bootstrap over the clusters; None with fewer than two."""
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.interval is not None and 0.0 not in self.interval
-
-    def sentence(self, first: str = "base", second: str = "tuned") -> str:
-        """Say in words what the losses show."""
-        figures = f"{self.first:.4f} to {self.second:.4f} nats per byte"
-        ends = self.interval
-        interval = f"95% interval {ends.low:+.4f} to {ends.high:+.4f}" if ends else ONE_DOCUMENT
-        span = f"difference {self.difference:+.4f}, {interval}, {self.rows} rows"
-        if not self.significant:
-            return f"No clear difference in held-out loss, {first} to {second}: {figures} ({span})."
-        word = "lower" if self.difference < 0 else "higher"
-        return f"The held-out loss of {second} is {word} than {first}'s: {figures} ({span})."
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the comparison as JSON knows it."""
-        return asdict(self) | {"sentence": self.sentence()}
-
-
-def compare_losses(first: Sequence[RowLoss], second: Sequence[RowLoss]) -> LossComparison:
-    """Compare two models' losses per byte (ratio of sums) on the rows that both have scored.
-
-    Raises ``DataError`` when no row is shared or a shared row has different bytes.
-    """
-    ours, theirs = ({row.row: row for row in rows} for rows in (first, second))
-    if len(ours) < len(first) or len(theirs) < len(second):
-        raise DataError("Two held-out rows have the same name.", expected="a name for each row")
-    shared = [row.row for row in first if row.row in theirs]
-    clusters: dict[str, list[float]] = {}
-    for key in shared:
-        one, other = ours[key], theirs[key]
-        if one.bytes != other.bytes:
-            raise DataError(
-                f"Row {key!r} has {one.bytes} bytes for one model and {other.bytes} for the other.",
-                expected="the same text for both models",
-            )
-        sums = clusters.setdefault(one.cluster if one.cluster is not None else key, [0.0, 0.0, 0.0])
-        sums[0] += one.loss
-        sums[1] += other.loss
-        sums[2] += one.bytes
-    total = sum(int(sums[2]) for sums in clusters.values())
-    if not total:
-        raise DataError("The two models share no held-out row with text.")
-    losses = [math.fsum(sums[side] for sums in clusters.values()) for side in (0, 1)]
-    interval = None
-    weighty = [sums for sums in clusters.values() if sums[2]]
-    if len(weighty) >= 2:
-        columns = [list(column) for column in zip(*weighty, strict=True)]
-        interval = bootstrap_ratio_difference(*columns, seed=SEED)
-    return LossComparison(
-        rows=len(shared),
-        clusters=len(weighty),
-        bytes=total,
-        missing=len(ours.keys() ^ theirs.keys()),
-        first=losses[0] / total,
-        second=losses[1] / total,
-        difference=(losses[1] - losses[0]) / total,
-        interval=interval,
-    )

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.evaluate.statistics import Interval, bootstrap_ratio, wilson
+from tunesmith.evaluate.statistics import Interval, jackknife_ratio, wilson
 from tunesmith.grading.constraints.checks import stored_constraints
 from tunesmith.grading.thinking import split_thinking
 
 if TYPE_CHECKING:
     from tunesmith.evaluate.records import ResultSet
-
-SEED = 20260101
-"""Seed of the resampling; it has nothing to do with the run's seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ def _share(verdicts: Iterable[tuple[str, bool]]) -> Share:
     """Return the share of what is met.
 
     One verdict a problem gets Wilson's interval. Several of one problem are no independent trials,
-    so the problems are resampled; where all verdicts agree nothing can be resampled, and Wilson's
+    so each problem is left out in turn; where all verdicts agree that shows no spread, and Wilson's
     interval counts each problem once.
     """
     by_problem: dict[str, list[bool]] = {}
@@ -129,9 +126,10 @@ def _share(verdicts: Iterable[tuple[str, bool]]) -> Share:
     sums = [sum(each) for each in by_problem.values()]
     sizes = [len(each) for each in by_problem.values()]
     met, of = sum(sums), sum(sizes)
-    if met in (0, of) or of == len(sizes):
+    ends = jackknife_ratio(sums, sizes, 0.0, 1.0)
+    if ends is None or met in (0, of) or of == len(sizes):
         count = len(sizes)
-        method, interval = "Wilson", wilson(count if met == of else met, count)
+        method, interval = "Wilson", wilson(round(count * met / of), count)
     else:
-        method, interval = "bootstrap over prompts", bootstrap_ratio(sums, sizes, seed=SEED)
+        method, interval = "jackknife over prompts", ends
     return Share(met, of, met / of, interval, method)

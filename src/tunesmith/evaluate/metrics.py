@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tunesmith.evaluate.betting import betting_interval
 from tunesmith.evaluate.following import Following
-from tunesmith.evaluate.statistics import Interval, bootstrap_mean, wilson
+from tunesmith.evaluate.statistics import Interval, wilson
 from tunesmith.types import Attempt
 
 MAX_UNGRADED = 0.01
@@ -72,8 +73,8 @@ def summarise(attempts: Sequence[Attempt]) -> Summary:
     """Return the summary of a set; what was made with a hint is left out of it.
 
     With one right-or-wrong attempt at each problem the interval is Wilson's. Several attempts at
-    one problem are no independent trials, and partial scores no successes: then the problems'
-    mean scores are resampled.
+    one problem are no independent trials, and partial scores no successes: then the interval is
+    one for the problems' mean scores that holds however they are distributed.
     """
     attempts = [attempt for attempt in attempts if not attempt.hinted]
     scores = problem_scores(attempts)
@@ -84,7 +85,8 @@ def summarise(attempts: Sequence[Attempt]) -> Summary:
     if single:
         method, interval = "Wilson", wilson(correct, len(graded))
     else:
-        method, interval = "bootstrap over problems", bootstrap_mean([*scores.values()], seed=SEED)
+        method = "betting over problems"
+        interval = betting_interval([*scores.values()], seed=SEED)
     return Summary(
         problems=len({attempt.problem_id for attempt in attempts}),
         n=len(attempts),

@@ -7,6 +7,7 @@ record an attempt with its question and gold answer, so that it can be graded ag
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -22,6 +23,12 @@ ATTEMPTS = "attempts.jsonl"
 SCORES = "scores.json"
 KIND = "tunesmith.attempts"
 VERSION = 1
+JUDGED_BY, VERIFIER = "judged by", "the verifier of training rows"
+"""In the details of a log whose attempts a task's strict check has judged, not its scoring."""
+STOP_RULE = "stop when clear"
+"""Key of the details that says by which rule asking ends early; absent where all are asked."""
+STOPPED = "stopped"
+"""Key of the details that says where it did, and the name of the file (JSON) that says so."""
 ROUNDS = "rounds"
 """Key of the header's details that says how several rounds were asked; absent with one."""
 
@@ -64,7 +71,9 @@ class ResultSet:
     @property
     def missing(self) -> int:
         """How many planned attempts are not there."""
-        return max(0, self.header.planned - len(self.attempts))
+        stopped = self.header.details.get(STOPPED)
+        planned = self.header.planned if stopped is None else int(stopped["attempts"])
+        return max(0, planned - len(self.attempts))
 
     def first_round(self) -> ResultSet:
         """Return the set without the rounds that asked only what was not solved before.
@@ -127,6 +136,14 @@ class AttemptLog:
         ]
         if before.details.get(ROUNDS) != header.details.get(ROUNDS):
             changed = [*(key for key in changed if key != "fingerprint"), ROUNDS]
+        graders = [one.details.get("grader") for one in (before, header)]
+        if None not in graders and graders[0] != graders[1]:
+            raise CheckpointError(
+                f"{str(self.path)!r} holds attempts judged by another version of the grader.",
+                expected="one grader for all attempts of a set",
+                hint="--overwrite to start over; a set of tunesmith eval can be graded again in "
+                "its place (tunesmith regrade) and then go on",
+            )
         if changed:
             raise CheckpointError(
                 f"{str(self.path)!r} holds attempts made with another {', '.join(changed)}.",
@@ -195,8 +212,13 @@ def load(path: str | Path) -> ResultSet:
             expected=f"a folder of tunesmith eval, which holds {ATTEMPTS}",
             hint="tunesmith eval --task units --name first",
         )
+    with file.open("rb") as stream:
+        head = stream.readline(1 << 16)
+    # A damaged log still has one of these; nobody is to remove a file of his own for a checksum.
+    if head and not any(mark in head for mark in (KIND.encode(), b'"fingerprint"')):
+        _header({}, file)
     records = JsonlLog.read(file)
-    header = _header(next(records, {}), file)
+    header = _stopped(_header(next(records, {}), file), file.with_name(f"{STOPPED}.json"))
     attempts: dict[tuple[str, int], Attempt] = {}
     problems: dict[str, Problem] = {}
     for line, problem, attempt in _stored(records, file, header.task):
@@ -242,6 +264,29 @@ def _header(record: Mapping[str, Any], file: Path) -> Header:
         return Header(**{entry.name: record[entry.name] for entry in fields(Header)})
     except KeyError as failure:
         raise DataError(f"{file}:1: the header has no {failure}.") from failure
+
+
+def without_stop(header: Header) -> dict[str, Any]:
+    """Return the details of a set that holds another number of attempts than where it stopped.
+
+    By which rule asking ended stays: it decides how the set may be compared.
+    """
+    return {key: value for key, value in header.details.items() if key != STOPPED}
+
+
+def _stopped(header: Header, file: Path) -> Header:
+    """Return the header of a set that was stopped when clear with what its folder says of that."""
+    if STOP_RULE not in header.details or not file.is_file():
+        return header
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        int(found["attempts"])
+    except (OSError, ValueError, KeyError, TypeError) as failure:
+        raise DataError(
+            f"{file} does not say where asking stopped: {failure}.",
+            hint="remove it; the same tunesmith eval again writes it anew",
+        ) from None
+    return replace(header, details={**header.details, STOPPED: found})
 
 
 def _record(problem: Problem, attempt: Attempt) -> dict[str, Any]:

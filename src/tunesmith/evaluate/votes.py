@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Literal
 
 from tunesmith.errors import DataError
-from tunesmith.evaluate.records import ResultSet
+from tunesmith.evaluate.records import ResultSet, without_stop
 from tunesmith.evaluate.statistics import majority
 from tunesmith.grading.answers import parse_number
 from tunesmith.storage import hash_json
@@ -119,6 +119,6 @@ def voted(result: ResultSet, how: Vote) -> ResultSet:
         samples=1,
         planned=len(chosen),
         fingerprint=hash_json([head.fingerprint, how]),
-        details={**head.details, "vote": f"{how} of {head.samples}"},
+        details={**without_stop(head), "vote": f"{how} of {head.samples}"},
     )
     return ResultSet(header, tuple(chosen), result.problems)

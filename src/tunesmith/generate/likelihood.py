@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,26 +19,45 @@ BATCH_LOGITS = 1 << 26
 """Logits of one forward: a large vocabulary makes smaller batches."""
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a model makes of a continuation."""
+
+    logprob: float
+    """Summed over its tokens, in nats."""
+    greedy: bool
+    """Whether each of its tokens is the likeliest one at its place."""
+
+
 def log_likelihoods(
     model: Any, pairs: Sequence[Pair], *, batch_tokens: int = BATCH_TOKENS
 ) -> list[float]:
     """Return the log-probability (in nats) of each continuation after its prompt, summed.
 
-    Equal to scoring one pair at a time: padding stands on the right, where no token sees it.
-    Raises ``UsageError`` for an empty prompt or continuation and for a pair longer than the
-    model's positions; ``OutOfMemoryError`` if one pair alone does not fit.
+    Errors are those of ``score``.
+    """
+    return [one.logprob for one in score(model, pairs, batch_tokens=batch_tokens)]
+
+
+@torch.inference_mode()
+def score(model: Any, pairs: Sequence[Pair], *, batch_tokens: int = BATCH_TOKENS) -> list[Scored]:
+    """Return how likely each continuation is after its prompt.
+
+    Equal to scoring one pair at a time: padding stands on the right, where no token sees it. The
+    last token of a pair is only foretold, so a pair may have one more than the model has positions.
+    Raises ``UsageError`` for an empty prompt or continuation and for a longer pair;
+    ``OutOfMemoryError`` if one pair alone does not fit.
     """
     _check(model, pairs)
     was_training = model.training
     model.eval()
-    scores = [0.0] * len(pairs)
+    scores = [Scored(0.0, True)] * len(pairs)
     order = sorted(range(len(pairs)), key=lambda at: (len(pairs[at][0]), len(pairs[at][1])))
     try:
         vocabulary = int(model.get_output_embeddings().weight.shape[0])
         for batch in _batches(pairs, order, batch_tokens, vocabulary):
-            for at, score in zip(batch, _halving(model, pairs, batch), strict=True):
-                scores[at] = score
+            for at, one in zip(batch, _halving(model, pairs, batch), strict=True):
+                scores[at] = one
     finally:
         model.train(was_training)
     return scores
@@ -48,7 +68,7 @@ def _check(model: Any, pairs: Sequence[Pair]) -> None:
     for prompt, continuation in pairs:
         if not prompt or not continuation:
             raise UsageError("An empty prompt or continuation has no likelihood.")
-        if len(prompt) + len(continuation) > positions:
+        if len(prompt) + len(continuation) > positions + 1:
             raise UsageError(
                 f"A prompt of {len(prompt)} tokens with a continuation of {len(continuation)} is "
                 f"more than the {positions} positions of the model.",
@@ -74,7 +94,7 @@ def _batches(
         yield batch
 
 
-def _halving(model: Any, pairs: Sequence[Pair], batch: list[int]) -> list[float]:
+def _halving(model: Any, pairs: Sequence[Pair], batch: list[int]) -> list[Scored]:
     """Score a batch; where memory runs out, its halves."""
     try:
         return _forward(model, [pairs[at] for at in batch])
@@ -90,7 +110,7 @@ def _halving(model: Any, pairs: Sequence[Pair], batch: list[int]) -> list[float]
     return _halving(model, pairs, batch[:half]) + _halving(model, pairs, batch[half:])
 
 
-def _forward(model: Any, pairs: Sequence[Pair]) -> list[float]:
+def _forward(model: Any, pairs: Sequence[Pair]) -> list[Scored]:
     """Return the scores of pairs that are computed together."""
     device = next(model.parameters()).device
     rows = [[*prompt, *continuation] for prompt, continuation in pairs]
@@ -99,17 +119,20 @@ def _forward(model: Any, pairs: Sequence[Pair]) -> list[float]:
     # The token at a position is foretold by the one before it.
     first = min(len(prompt) for prompt, _ in pairs) - 1
     keep = torch.arange(first, longest - 1)
-    places = torch.arange(longest).expand(len(rows), -1)
+    places = torch.arange(longest - 1).expand(len(rows), -1)
     logits = model(
-        input_ids=ids.to(device),
+        input_ids=ids[:, :-1].to(device),
         position_ids=places.to(device),
         use_cache=False,
         logits_to_keep=keep.to(device),
     ).logits
     targets = ids[:, first + 1 :].to(device)
     chosen = torch.log_softmax(logits.float(), -1).gather(-1, targets[..., None])[..., 0]
+    likeliest = logits.argmax(-1) == targets
     where = torch.arange(first + 1, longest)[None]
     begins = torch.tensor([[len(prompt)] for prompt, _ in pairs])
     ends = torch.tensor([[len(row)] for row in rows])
     inside = ((where >= begins) & (where < ends)).to(device)
-    return [float(v) for v in chosen.double().masked_fill(~inside, 0).sum(-1).tolist()]
+    sums = chosen.double().masked_fill(~inside, 0).sum(-1).tolist()
+    greedy = (likeliest | ~inside).all(-1).tolist()
+    return [Scored(float(value), bool(flag)) for value, flag in zip(sums, greedy, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +82,7 @@ class Answer:
         entries = found.get("content") if isinstance(found, Mapping) else None
         for entry in entries if isinstance(entries, list) else ():
             value = entry.get("logprob") if isinstance(entry, Mapping) else None
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float) or not math.isfinite(value):
                 raise BrokenReply("a log-probability that is no number")
             self.logprobs.append(float(value))
 

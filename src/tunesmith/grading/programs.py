@@ -93,21 +93,42 @@ def extracted(text: str, context: str, needed: Sequence[str]) -> str | None:
     not define the function again is taken for the rest of it.
     """
     blocks = [body for kind, body in _BLOCK.findall(text) if kind.lower() in _PYTHON]
-    whole = [body for body in blocks if _defines(body, needed)]
+    whole = [at for at, body in enumerate(blocks) if _defines(body, needed)]
     if whole:
-        return f"{context}\n{whole[-1]}" if context else whole[-1]
+        return _below(context, _with_parts(blocks[: whole[-1] + 1]))
     found = blocks[-1] if blocks else text
     if not found.strip() or len(found) > LONGEST:
         return None
     if not context or _defines(found, needed):
         shorter = _leading(found) if context or not blocks else found
-        return f"{context}\n{shorter}" if context else shorter
+        return _below(context, shorter)
     opening = context.rstrip().rpartition("\n")[0]
     for body in _bodies(found):
         made = f"{opening}\n{body}"
         if parsed(made)[0] is not None:
             return made
     return f"{opening}\n{found}"
+
+
+def _with_parts(blocks: Sequence[str]) -> str:
+    """Return the last block, below those of the others that define what it or they use."""
+    kept = [blocks[-1]]
+    for body in reversed(blocks[:-1]):
+        made = Names.of(body).made
+        if made & set(free_names(kept).all) and not made & Names.of("\n".join(kept)).made:
+            kept.insert(0, body)
+    return "\n".join(kept)
+
+
+def _below(context: str, program: str) -> str:
+    """Return a program below its context, with its future imports first, where they have to be."""
+    if not context:
+        return program
+    future = "".join(f"{line}\n" for line in _FUTURE.findall(program))
+    return f"{future}{context}\n{_FUTURE.sub('', program)}"
+
+
+_FUTURE = re.compile(r"^from __future__ import [\w, ]+$", re.M)
 
 
 def _defines(source: str, needed: Sequence[str]) -> bool:

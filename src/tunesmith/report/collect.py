@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import TunesmithError, UsageError
 from tunesmith.evaluate.compare import Comparison, compare
-from tunesmith.evaluate.metrics import problem_scores, summarise
 from tunesmith.evaluate.records import ResultSet, load, stored_sets
-from tunesmith.report.charts import Chart, Series
-from tunesmith.report.page import Command, Counts, ExamplePair, ReportData, ScoreRow, StageLine
+from tunesmith.report import evidence, lineage
+from tunesmith.report.curves import read_metrics, training_charts
+from tunesmith.report.page import Command, Counts, Forest, ReportData, StageLine, Table
+from tunesmith.report.sets import parts_of_sets
 from tunesmith.report.watched import (
     course_sentences,
     row_lists,
@@ -28,10 +29,11 @@ from tunesmith.report.watched import (
     spike_sentences,
 )
 from tunesmith.tasks.registry import get_task, task_names
-from tunesmith.types import Attempt, Problem
 
-MAX_EXAMPLES = 12
-"""Examples of each kind that a page holds; their full number is said."""
+GENERAL = "general"
+"""Folder beside a run's own evaluations that holds those of the general suite."""
+FORGETTING = "forgetting.json"
+"""In that folder: what the suite shows before and after."""
 
 
 def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
@@ -51,8 +53,9 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
     order = {stage.name: place for place, stage in enumerate(stages)}
     stored = _stored_comparisons(root, notes)
     compared = [name for one in stored for name in one.summaries] or list(order)
+    found = _sets(root, notes)
     sets = sorted(
-        _sets(root, notes),
+        (result for _, result in found.values()),
         key=lambda s: compared.index(s.name) if s.name in compared else len(compared),
     )
     runs = sorted(
@@ -63,37 +66,43 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
         raise UsageError(
             f"{str(root)!r} holds neither metrics nor attempts nor a manifest.",
             expected="the folder of a run or a recipe",
-            hint="tunesmith report --run path/to/run",
+            hint="tunesmith report path/to/run",
         )
     comparisons = stored or _comparisons(sets, notes)
-    ends = _ends(comparisons, {s.name: s for s in sets})
-    gained, lost = flips(*ends[0]) if ends else ([], [])
+    parts = parts_of_sets([found[s.name] for s in sets], comparisons, notes)
     losses = list(_sentences(manifests, "losses"))
-    wanted = [{first.name, last.name} for first, last in ends]
-    pairs = [pair for comparison in comparisons for pair in comparison.pairs]
-    headline = [pair.sentence() for pair in pairs if {pair.first, pair.second} in wanted]
+    own = manifests.get("", {})
+    loss = evidence.read_loss(own.get("loss"))
+    parts["headline"] = parts["headline"] or losses[:1]
+    parts["verdict"] = parts["verdict"] or (
+        evidence.verdict(None, loss) if not parts["pairs"] else ""
+    )
     unfinished = [s for s in sets if s.missing]
     notes += [f"{s.name} is not finished: {s.missing} attempts are missing." for s in unfinished]
-    own = [record for label, records in runs if not label for record in records]
-    spikes, spikes_total = spike_sentences(own)
+    records = [record for label, ones in runs if not label for record in ones]
+    spikes, spikes_total = spike_sentences(records)
     return ReportData(
         title=title or root.resolve().name,
         subtitle=_subtitle(sets, runs),
-        headline=headline or losses[:1],
+        **parts,
         stages=stages,
-        scores=[ScoreRow(s.name, _detail(s), summarise(s.attempts)) for s in sets],
-        pairs=pairs,
         losses=losses,
-        charts=[chart for label, records in runs for chart in training_charts(label, records)],
-        course=course_sentences(own),
+        loss=evidence.loss_forest(own.get("loss")),
+        forgetting=_forgetting(root, notes),
+        charts=[chart for label, ones in runs for chart in training_charts(label, ones)],
+        course=[] if "measured" in own else course_sentences(records),
         spikes=spikes,
         spikes_total=spikes_total,
         row_lists=row_lists(root, notes),
         samples=sample_courses(root, notes),
-        gained=gained[:MAX_EXAMPLES],
-        gained_total=len(gained),
-        lost=lost[:MAX_EXAMPLES],
-        lost_total=len(lost),
+        sources=[
+            *_of_each(manifests, lineage.source_tables),
+            *(
+                table
+                for name, mix in _mixes(root, notes)
+                for table in lineage.mix_tables(name, mix)
+            ),
+        ],
         counts=[
             Counts(name if len(manifests) == 1 else f"{label}: {name}", rows)
             for label, manifest in manifests.items()
@@ -101,103 +110,53 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
             if isinstance(rows, Mapping)
         ],
         contamination=list(_sentences(manifests, "contamination")),
+        overlaps=_of_each(manifests, lineage.overlap_tables),
+        cost=[
+            table
+            for label, manifest in manifests.items()
+            for table in lineage.cost_table(label, manifest, dict(runs).get(label, []))
+        ],
+        settings=[
+            table
+            for file, config in lineage.configs(root, notes)
+            for table in lineage.settings_table(_label(root, file), config)
+        ],
         facts=_facts(sets, manifests),
         notes=notes,
         commands=_commands(root, sets),
     )
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Return the records of a ``metrics.jsonl``, with or without checksums, in order of steps.
-
-    A step that was made again after a resume counts once, as it was made last. A line that is no
-    record (one that was being written) is left out: the curves are for the eye.
-    """
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("r"), dict):
-                record = record["r"]
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                found[str(record.get("kind")), record["step"]] = record
-    return sorted(found.values(), key=lambda record: record["step"])
+def _of_each(
+    manifests: Mapping[str, Mapping[str, Any]],
+    make: Callable[[str, Mapping[str, Any]], list[Table]],
+) -> list[Table]:
+    return [table for label, manifest in manifests.items() for table in make(label, manifest)]
 
 
-def training_charts(label: str, records: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """Return the charts of one run: loss and accuracy (training and held-out), learning rate.
-
-    A run that was rewarded has its reward first; its loss is no measure of what it can do.
-    """
-
-    def points(kind: str, key: str) -> list[tuple[float, float]]:
-        return [
-            (float(record["step"]), float(record[key]))
-            for record in records
-            if record.get("kind") == kind and isinstance(record.get(key), int | float)
-        ]
-
-    head = f"{label}: " if label else ""
-    loss = [Series("training", points("train", "loss")), Series("held-out", points("eval", "loss"))]
-    right = [
-        Series(name, [(x, 100 * y) for x, y in points(kind, "accuracy")])
-        for name, kind in (("training", "train"), ("held-out", "eval"))
-    ]
-    rate = [Series("learning rate", points("train", "lr"))]
-    reward = [Series("mean of a step's answers", points("train", "reward"))]
-    charts = [Chart(f"{head}reward", [s for s in reward if s.points])]
-    what = "loss of the policy" if charts[0].series else "loss (nats per token)"
-    charts.append(Chart(f"{head}{what}", [s for s in loss if s.points]))
-    charts.append(Chart(f"{head}tokens right (%)", [s for s in right if s.points]))
-    charts.append(Chart(f"{head}learning rate", [s for s in rate if s.points]))
-    return [chart for chart in charts if chart.series]
+def _mixes(root: Path, notes: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what the mixtures below a folder say of themselves."""
+    for file in sorted(root.rglob("*.mix.json")):
+        content = _json(file, notes)
+        if content is not None:
+            yield file.name.removesuffix(".mix.json"), content
 
 
-def flips(before: ResultSet, after: ResultSet) -> tuple[list[ExamplePair], list[ExamplePair]]:
-    """Return the shared problems that score higher (gained) and lower (lost) in ``after``."""
-    ours, theirs = problem_scores(before.attempts), problem_scores(after.attempts)
-    first, second = before.by_problem(), after.by_problem()
-    gained: list[ExamplePair] = []
-    lost: list[ExamplePair] = []
-    for key in sorted(ours.keys() & theirs.keys()):
-        if ours[key] == theirs[key]:
-            continue
-        rising = theirs[key] > ours[key]
-        example = ExamplePair(
-            question_text(before.problems[key]),
-            before.problems[key].reference,
-            before.name,
-            _telling(first[key], best=not rising),
-            after.name,
-            _telling(second[key], best=rising),
-        )
-        (gained if rising else lost).append(example)
-    return gained, lost
+def _forgetting(root: Path, notes: list[str]) -> Forest | None:
+    """Return what the general suite shows of the run, or of each run of a recipe."""
+    found = []
+    for file in sorted(root.rglob(f"{GENERAL}/{FORGETTING}")):
+        content = _json(file, notes)
+        if content is not None:
+            found.append((_label(root, file.parent.parent.parent / FORGETTING), content))
+    return evidence.forgetting_forest(found)
 
 
-def question_text(problem: Problem) -> str:
-    """Return what the model was asked, as text."""
-    return "\n".join(segment.text for segment in problem.prompt)
-
-
-def _telling(attempts: Sequence[Attempt], *, best: bool) -> str:
-    """Return the text of the best or the worst of several attempts, whichever shows the change."""
-
-    def score(attempt: Attempt) -> float:
-        graded = attempt.verdict is not None and attempt.verdict.score is not None
-        value = attempt.verdict.score if graded and attempt.verdict else 0.0
-        return value or 0.0
-
-    return (max if best else min)(attempts, key=score).text
-
-
-def _sets(root: Path, notes: list[str]) -> list[ResultSet]:
-    found: dict[str, ResultSet] = {}
+def _sets(root: Path, notes: list[str]) -> dict[str, tuple[Path, ResultSet]]:
+    """Return the sets below a folder by name, those of runs in it and of the general suite not."""
+    found: dict[str, tuple[Path, ResultSet]] = {}
     for folder in stored_sets(root):
-        if _inside_a_run(root, folder):
+        if _inside_a_run(root, folder) or GENERAL in folder.relative_to(root).parts[:-1]:
             continue
         try:
             result = load(folder)
@@ -207,15 +166,16 @@ def _sets(root: Path, notes: list[str]) -> list[ResultSet]:
         if result.name in found:
             notes.append(f"Two sets are called {result.name!r}; {folder} is left out.")
         else:
-            found[result.name] = result
-    return list(found.values())
+            found[result.name] = folder, result
+    return found
 
 
 def _stored_comparisons(root: Path, notes: list[str]) -> list[Comparison]:
     """Return the stored comparisons, the largest first, without those that are part of another."""
     found: list[Comparison] = []
     for file in sorted(root.rglob("comparison.json")):
-        content = None if _inside_a_run(root, file.parent) else _json(file, notes)
+        apart = _inside_a_run(root, file.parent) or file.parent.name == GENERAL
+        content = None if apart else _json(file, notes)
         if content is None:
             continue
         try:
@@ -333,20 +293,6 @@ def _subtitle(sets: Sequence[ResultSet], runs: Sequence[tuple[str, Sequence[Any]
             f"{len(steps)} training run{'s' if len(steps) > 1 else ''}, {sum(steps):,} steps"
         )
     return "; ".join(parts)
-
-
-def _detail(result: ResultSet) -> str:
-    head = result.header
-    times = f", {head.samples} attempts a problem" if head.samples > 1 else ""
-    return f"{head.model}, {head.prompt} prompt, {head.split}{times}"
-
-
-def _ends(
-    comparisons: Sequence[Comparison], sets: Mapping[str, ResultSet]
-) -> list[tuple[ResultSet, ResultSet]]:
-    """Return the first and the last set of each comparison: its baseline and what came of it."""
-    names = [list(comparison.summaries) for comparison in comparisons]
-    return [(sets[n[0]], sets[n[-1]]) for n in names if n[0] in sets and n[-1] in sets]
 
 
 def _named(root: Path, name: str, notes: list[str]) -> dict[str, dict[str, Any]]:

@@ -17,11 +17,22 @@ from tunesmith.storage import write_text
 if TYPE_CHECKING:
     import jinja2
 
-    from tunesmith.report.charts import Chart
+    from tunesmith.report.charts import Chart, Drawn
     from tunesmith.report.watched import RowList, SampleCourse
 
-SHOWN_EXAMPLES = 4
-"""Examples in the open; the others are folded away."""
+FOLDED = 110
+"""Letters of a question that stand for it where it is folded away."""
+GRADED = "right"
+"""What the score of an answer is called that is right or wrong."""
+RIGHT = ("Wrong before, right now", "Right before, wrong now", "Wrong both times")
+SCORED = ("Higher than before", "Lower than before", "Nothing scored both times")
+"""What examples are called whose score rose, fell, or was nothing on both sides."""
+VERDICTS = {
+    "better": ("Better", "up"),
+    "worse": ("Worse", "down"),
+    "no clear difference": ("No clear difference", "soft"),
+}
+"""What a verdict is called on the page, and how it is coloured."""
 SHOWN_ANSWERS = 6
 """Answers of one prompt in the open: the first and the latest; those between are folded away."""
 
@@ -67,6 +78,60 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Figures in rows, as they are to be read."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    """The first cell of each names it."""
+    note: str = ""
+    long: int = 0
+    """From which column on cells are texts and no figures; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One thing measured of two models; the difference is second − first."""
+
+    name: str
+    better: str
+    """Which direction is: higher, lower or neither."""
+    first: str
+    second: str
+    difference: float
+    low: float | None
+    high: float | None
+    """Ends of the 95% interval of the difference, if there is one."""
+    text: str
+    """The difference as it is to be read."""
+
+    @property
+    def reach(self) -> float:
+        """How far the scale has to go either way."""
+        return max(abs(end) for end in (self.difference, self.low or 0.0, self.high or 0.0))
+
+    @property
+    def tone(self) -> str:
+        """``up`` or ``down`` where the interval leaves out zero and the direction has a meaning."""
+        if self.low is None or self.high is None or self.better == "neither":
+            return ""
+        if self.low <= 0 <= self.high:
+            return ""
+        return "up" if (self.low > 0) == (self.better == "higher") else "down"
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Things measured of two models, each with the interval of its difference around zero."""
+
+    first: str
+    second: str
+    rows: Sequence[Measure]
+    sentences: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """Something to type next."""
 
@@ -80,13 +145,24 @@ class ReportData:
 
     title: str
     subtitle: str = ""
+    verdict: str = ""
+    """``better``, ``worse`` or ``no clear difference`` where something was compared."""
     headline: Sequence[str] = ()
     """The result in one or two sentences."""
     stages: Sequence[StageLine] = ()
     scores: Sequence[ScoreRow] = ()
     pairs: Sequence[Pair] = ()
+    called: str = GRADED
+    """What the score is, such as right."""
+    better: str = "higher"
+    """Which of two scores is: the higher or the lower one."""
     losses: Sequence[str] = ()
     """Comparisons of held-out losses in words."""
+    loss: Forest | None = None
+    metrics: Sequence[Table] = ()
+    """Metrics of replies, and of how far constraints are followed."""
+    forgetting: Forest | None = None
+    """The general suite, before and after."""
     charts: Sequence[Chart] = ()
     course: Sequence[str] = ()
     """What the training took."""
@@ -98,8 +174,20 @@ class ReportData:
     gained_total: int = 0
     lost: Sequence[ExamplePair] = ()
     lost_total: int = 0
+    both_wrong: Sequence[ExamplePair] = ()
+    both_wrong_total: int = 0
+    lengths: Drawn | None = None
+    """How long the replies are."""
+    ends: Sequence[Table] = ()
+    """Lengths in figures, and why replies ended."""
+    sources: Sequence[Table] = ()
+    """Where the rows come from."""
     counts: Sequence[Counts] = ()
     contamination: Sequence[str] = ()
+    overlaps: Sequence[Table] = ()
+    cost: Sequence[Table] = ()
+    settings: Sequence[Table] = ()
+    """What differs from the defaults."""
     facts: Sequence[tuple[str, str]] = ()
     """Versions, hashes and settings."""
     notes: Sequence[str] = ()
@@ -123,9 +211,23 @@ def render(data: ReportData) -> str:
         interval_bar=interval_bar,
         difference_bar=difference_bar,
         reach=reach,
-        shown=SHOWN_EXAMPLES,
+        colours=_colours([row.name for row in data.scores]),
+        verdicts=VERDICTS,
+        lower=data.better == "lower",
+        examples_called=RIGHT if data.called == GRADED else SCORED,
+        reference_called="Gold answer" if data.called == GRADED else "The row's own answer",
         answers=SHOWN_ANSWERS,
     )
+
+
+def _colours(names: Sequence[str]) -> dict[str, int]:
+    """Return the colour of each set: the first is the base, the last what came of it."""
+    from tunesmith.report.charts import BASE, COLOURS, TUNED
+
+    found = {name: 2 + at % (COLOURS - 2) for at, name in enumerate(names)}
+    if names:
+        found |= {names[-1]: TUNED, names[0]: BASE}
+    return found
 
 
 def write(path: str | Path, data: ReportData) -> Path:
@@ -147,10 +249,18 @@ def _template() -> jinja2.Template:
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}%"
     environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
+    environment.filters["first_line"] = first_line
+    environment.filters["signed"] = lambda n: f"{n:+.3g}".replace("-", "−")
     environment.filters["p"] = lambda p: "not given" if p is None else format_p(p)
     environment.filters["duration"] = duration
     environment.filters["count"] = lambda n: f"{n:,}" if isinstance(n, int | float) else n
     return environment.from_string(TEMPLATE)
+
+
+def first_line(text: str) -> str:
+    """Return the beginning of a text, to fold it under."""
+    line = " ".join(text[: 4 * FOLDED].split())
+    return line if len(line) <= FOLDED else line[: FOLDED - 1].rstrip() + "…"
 
 
 def duration(seconds: float | None) -> str:

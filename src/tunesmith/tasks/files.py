@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.base import GradedTask
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 DEV_SHARE = 10
 """Where a folder has no dev file, one question in this many of its train file is the dev split."""
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv", ".tsv")
+
+
+LONGEST_MARK = 80
+"""Letters of a field that may say to which document or kind a row belongs."""
 
 
 class FileTask(GradedTask):
@@ -92,9 +96,12 @@ class FileTask(GradedTask):
             digest = hashlib.sha256(made.id.encode()).hexdigest()[:16]
             seen[digest] += 1
             again = f"-{seen[digest]}" if seen[digest] > 1 else ""
-            place = {"source": row.origin.source, "line": row.origin.line}
+            place: dict[str, Any] = {"source": row.origin.source, "line": row.origin.line}
             if row.origin.item is not None:  # many rows on one line of a JSON list
                 place["item"] = row.origin.item
+            said = {made.reference, *(segment.text for segment in made.prompt)}
+            if own := {k: v for k, v in row.fields.items() if _is_mark(v) and v not in said}:
+                place["fields"] = own
             meta = {**made.meta, **place}
             yield replace(made, id=f"{self.name}-{digest}{again}", meta=meta)
 
@@ -126,6 +133,11 @@ class FileTask(GradedTask):
                 expected="dev.jsonl or train.jsonl",
             )
         return _part(self.read(str(train)), split)
+
+
+def _is_mark(value: object) -> bool:
+    """Whether a field may say to which document or kind a row belongs: it is short."""
+    return isinstance(value, int) or (isinstance(value, str) and 0 < len(value) <= LONGEST_MARK)
 
 
 def _is_saved_dataset(folder: Path) -> bool:

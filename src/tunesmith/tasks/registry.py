@@ -19,6 +19,7 @@ _TASKS = {
     "bbh": ("tunesmith.tasks.bbh", "BbhTask"),
     "countdown": ("tunesmith.tasks.countdown", "CountdownTask"),
     "qa": ("tunesmith.tasks.qa", "QaTask"),
+    "raft": ("tunesmith.tasks.raft", "RaftTask"),
     "humaneval": ("tunesmith.tasks.programs", "HumanEvalTask"),
     "mbpp": ("tunesmith.tasks.programs", "MbppTask"),
     "socratic": ("tunesmith.tasks.socratic", "SocraticTask"),

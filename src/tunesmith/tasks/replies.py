@@ -60,6 +60,10 @@ class ReplyTask(GradedTask):
                 expected="held-out rows, laid out as for training",
                 hint="--dataset heldout.jsonl",
             )
+        if split not in self.splits:
+            raise UsageError(
+                f"The {self.name} task has no split {split!r}.", expected=", ".join(self.splits)
+            )
         found = [self._problem(example) for example in self.examples(source, split)]
         seen: Counter[str] = Counter()
         problems = []
@@ -70,6 +74,8 @@ class ReplyTask(GradedTask):
             again = f"-{seen[digest]}" if seen[digest] > 1 else ""
             name = f"{self.name}-{digest}{again}"
             meta: dict[str, Any] = {"source": example.origin.source, "line": example.origin.line}
+            if example.origin.item is not None:  # many rows on one line of a JSON list
+                meta["item"] = example.origin.item
             plain = example.segments[0].role is None
             if plain and not example.segments[0].text.strip().endswith(reference):
                 meta["cut"] = True

@@ -27,7 +27,7 @@ class _LabelLoss(torch.autograd.Function):  # type: ignore[misc]  # torch gives 
         ctx: Any, logits: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         picked = logits.gather(-1, labels[:, None])[:, 0]
-        # The maximum takes a CPU a fraction of the time of its place; a tie is no miss.
+        # The maximum takes a CPU a fraction of the time of its place; in float32 ties are rare.
         top = logits.amax(-1)
         total = torch.empty_like(top)
         for rows in _parts(logits):
@@ -54,7 +54,11 @@ def label_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
 
     Nobody else may need the logits [N, V] in the backward pass, where they become their gradient.
     """
-    return _LabelLoss.apply(logits.float(), labels)  # type: ignore[no-any-return]
+    losses, hits = _LabelLoss.apply(logits.float(), labels)
+    if logits.dtype is not torch.float32:
+        # Half precision has so few values that a label often shares the maximum with others.
+        hits = logits.detach().argmax(-1) == labels
+    return losses, hits
 
 
 def _parts(logits: torch.Tensor) -> list[slice]:

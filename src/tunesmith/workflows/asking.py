@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.config.schema import EvalOptions, SampleOptions
+from tunesmith.config.schema import DrawOptions, EvalOptions, SampleOptions, SamplingOptions
 from tunesmith.config.schema_generate import GenerateOptions
+from tunesmith.config.schema_judge import JudgeOptions
 from tunesmith.errors import UsageError
 from tunesmith.workflows import console
 from tunesmith.workflows.opening import open_model, open_renderer, weights_fingerprint
@@ -17,9 +18,10 @@ from tunesmith.workflows.opening import open_model, open_renderer, weights_finge
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
     from tunesmith.generate.backends import Backend
+    from tunesmith.generate.requests import Sampling
     from tunesmith.models.load import LoadedModel
 
-AskOptions = EvalOptions | SampleOptions | GenerateOptions
+AskOptions = EvalOptions | SampleOptions | GenerateOptions | JudgeOptions
 KEY = "OPENAI_API_KEY"
 
 OF_SERVERS = (
@@ -33,6 +35,23 @@ OF_SERVERS = (
 """Settings that say something only with ``address``."""
 OF_WEIGHTS = ("backend", "weights", "dtype", "device", "chat_template", "batch_size")
 """Settings that say nothing with it."""
+
+
+def sampling_of(
+    options: DrawOptions, limit: int, *, stop: Sequence[str] = (), logprobs: bool = False
+) -> Sampling:
+    """Return how answers are drawn; ``limit`` tokens is the longest unless the settings say it."""
+    from tunesmith.generate.requests import Sampling
+
+    return Sampling(
+        options.max_new_tokens or limit,
+        options.temperature,
+        options.top_p,
+        options.top_k,
+        options.min_p,
+        tuple(stop),
+        logprobs,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +97,8 @@ def open_respondent(options: AskOptions) -> Respondent:
     if options.backend == "vllm":
         return _vllm(options)
     loaded, renderer = open_model(options, int8=options.weights == "int8")
-    if options.backend == "transformers" and options.temperature > 0:
+    sampled = isinstance(options, SamplingOptions) and options.temperature > 0
+    if options.backend == "transformers" and sampled:
         console.warn(
             "transformers draws samples from one random state for a batch, so they depend on "
             "--batch-size and on what was stored before"

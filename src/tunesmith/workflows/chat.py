@@ -13,6 +13,7 @@ from tunesmith.config.load import Resolved
 from tunesmith.config.schema_generate import ChatOptions
 from tunesmith.errors import DataError, TunesmithError, UsageError
 from tunesmith.workflows import console
+from tunesmith.workflows.asking import sampling_of
 from tunesmith.workflows.chat_commands import carry_out
 from tunesmith.workflows.chat_session import Session
 from tunesmith.workflows.documents import NEEDS, Shelf, check_columns
@@ -76,7 +77,6 @@ def command(resolved: Resolved[ChatOptions]) -> int:
 def _open(options: ChatOptions) -> Session:
     """Read the documents and load the model."""
     from tunesmith.generate.dialogue import Dialogue, Voice
-    from tunesmith.generate.requests import Sampling
 
     refuse_idle(options, (*NEEDS, ("encoding", "--documents", lambda o: o.documents)))
     check_columns(options)
@@ -84,14 +84,7 @@ def _open(options: ChatOptions) -> Session:
         raise UsageError("--stop is empty.", expected="a text that ends an answer")
     shelf = Shelf(options) if options.documents else None
     loaded, renderer = open_model(options, int8=options.weights == "int8")
-    sampling = Sampling(
-        options.max_new_tokens or DEFAULT_TOKENS,
-        options.temperature,
-        options.top_p,
-        options.top_k,
-        options.min_p,
-        tuple(options.stop),
-    )
+    sampling = sampling_of(options, DEFAULT_TOKENS, stop=options.stop)
     voice = Voice.of(loaded, renderer)
     dialogue = Dialogue(voice, sampling, options.system or "", options.seed)
     return Session(options, loaded, dialogue, shelf)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,19 @@ from tunesmith.errors import Interrupted, UsageError
 from tunesmith.storage import write_json
 from tunesmith.tasks.replies import REPLY_TASKS
 from tunesmith.workflows import console
-from tunesmith.workflows.asking import Respondent, open_respondent, respondent_of
+from tunesmith.workflows.against import ask_against, check_against
+from tunesmith.workflows.asking import (
+    Respondent,
+    open_respondent,
+    respondent_of,
+    sampling_of,
+)
+from tunesmith.workflows.contamination import score_clean
 from tunesmith.workflows.following import show_following
 from tunesmith.workflows.questions import examples_hash, task_of
+from tunesmith.workflows.rag_conditions import refuse_rag
 from tunesmith.workflows.signals import stop_on_signals
+from tunesmith.workflows.stopping import stop_rule, tell_compared, tell_stop
 from tunesmith.workflows.votes import check_vote, vote
 
 if TYPE_CHECKING:
@@ -26,6 +36,8 @@ if TYPE_CHECKING:
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.evaluate.metrics import Summary
     from tunesmith.evaluate.records import AttemptLog, ResultSet
+    from tunesmith.evaluate.stopping import StopRule
+    from tunesmith.generate.requests import Sampling
     from tunesmith.models.load import LoadedModel
     from tunesmith.tasks.base import GradedTask
     from tunesmith.types import Attempt, Problem, Verdict
@@ -44,13 +56,28 @@ class EvalResult:
     """Kind of vote → what it scores."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """What ``metrics.json`` holds, of a task whose replies metrics score."""
+    contamination: Mapping[str, Any] = field(default_factory=dict)
+    """What ``contamination.json`` holds, where training rows were named."""
+
+    @property
+    def stored(self) -> Path:
+        """The log of attempts, or the file that stands for several sets in the folder."""
+        from tunesmith.evaluate.records import ATTEMPTS
+        from tunesmith.workflows.rag import CONDITIONS
+
+        log = self.folder / ATTEMPTS
+        return log if log.is_file() else self.folder / CONDITIONS
 
 
 def command(resolved: Resolved[EvalOptions]) -> int:
     """Handle ``tunesmith eval``; the scores go to stdout as JSON."""
     result = _evaluate(resolved.options)
     votes = {how: summary.to_json() for how, summary in result.votes.items()}
-    more = {"votes": votes} if votes else {}
+    more: dict[str, Any] = {"votes": votes} if votes else {}
+    more |= {"contamination": result.contamination} if result.contamination else {}
+    if "conditions" in result.metrics:
+        print(json.dumps({**result.metrics, **more}))
+        return 0
     print(json.dumps({**result.summary.to_json(), **more, **result.metrics}))
     return 0
 
@@ -61,18 +88,26 @@ def evaluate(options: EvalOptions | None = None, **settings: Any) -> EvalResult:
 
 
 def _evaluate(options: EvalOptions) -> EvalResult:
-    from tunesmith.evaluate.attempts import Plan
-    from tunesmith.generate.requests import Sampling
     from tunesmith.tasks.sub_questions import SOCRATIC
     from tunesmith.workflows.decompose import check_decomposer, decompose
 
     console.set_level(options.log_level)
     options = options.model_copy(update={"dataset": options.dataset or options.test_dataset_path})
+    if options.task != "raft":
+        refuse_rag(options)
     if options.task in REPLY_TASKS:
         from tunesmith.workflows.replies import evaluate_replies
 
         return evaluate_replies(options)
     _check_terms(options)
+    if options.task == "mt_bench":
+        from tunesmith.workflows.mt_bench import evaluate_turns
+
+        return evaluate_turns(options)
+    if options.task == "raft":
+        from tunesmith.workflows.rag import evaluate_rag
+
+        return evaluate_rag(options)
     task = task_of(options)
     style = task.check_style(options.prompt or task.prompts[0])
     problems = task.problems(
@@ -81,46 +116,46 @@ def _evaluate(options: EvalOptions) -> EvalResult:
         limit=options.limit or DEFAULT_QUESTIONS,
         source=options.dataset,
     )
-    sampling = Sampling(
-        options.max_new_tokens or task.max_new_tokens,
-        options.temperature,
-        options.top_p,
-        options.top_k,
-        options.min_p,
-        logprobs=bool({"weighted", "best"} & {*options.vote}),
-    )
+    weighed = bool({"weighted", "best"} & {*options.vote})
+    sampling = sampling_of(options, task.max_new_tokens, logprobs=weighed)
     if ready := task.ready():
         console.say(ready)
     check_vote(options)
-    _check_choice(options)
+    check_choice(options)
     check_decomposer(options, style)
+    check_against(options, task, style)
     respondent = open_respondent(options)
-    how = "" if options.choice_by == "generate" else f"-{options.choice_by}"
-    held = "" if options.weights == "full" else f"-{options.weights}"
-    name = options.name or f"{task.name}-{style}{how}-{Path(options.model).name}{held}"
+    name = options.name or default_name(options, task, style)
     folder = Path(options.output_dir) / name
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     variant = examples_hash(options)
+    plain = problems
     if style == SOCRATIC:
         problems, variant = decompose(options, task, problems, folder, respondent)
-    plan = Plan(
-        task,
-        problems,
-        style,
-        sampling,
-        options.samples,
-        options.seed,
-        options.system,
-        choice_by=options.choice_by,
-        variant=variant,
-    )
-    result = collect_from(respondent, plan, task.grade, folder, name, options.split)
+    plan = plan_of(options, task, problems, style, sampling, variant)
+    watch = stop_rule(options, problems, name)
+    if watch is not None:
+        plan = watch.planned(plan)
+    result = collect_from(respondent, plan, task.grade, folder, name, options.split, watch)
+    if options.compare_with is not None:
+        tell_compared(options, result)
+    if options.contamination:
+        result = replace(result, contamination=score_clean(options, task, result))
+    if options.against:
+        return ask_against(options, respondent, plan, plain, result)
     if not options.vote:
         return result
     comparison = vote(options, result.results, folder)
     votes = {str(how): comparison.summaries[f"{name}-{how}"] for how in options.vote}
     return replace(result, votes=votes)
+
+
+def default_name(options: EvalOptions, task: GradedTask, style: str) -> str:
+    """Return what a set of attempts is called that nobody has named."""
+    how = "" if options.choice_by == "generate" else f"-{options.choice_by}"
+    held = "" if options.weights == "full" else f"-{options.weights}"
+    return f"{task.name}-{style}{how}-{Path(options.model).name}{held}"
 
 
 def _check_terms(options: EvalOptions) -> None:
@@ -133,7 +168,7 @@ def _check_terms(options: EvalOptions) -> None:
             )
 
 
-def _check_choice(options: EvalOptions) -> None:
+def check_choice(options: EvalOptions) -> None:
     """Refuse what does nothing where options are scored and nothing is generated."""
     if options.choice_by == "generate":
         return
@@ -176,27 +211,34 @@ def collect_from(
     folder: Path,
     name: str,
     split: str,
+    watch: StopRule | None = None,
 ) -> EvalResult:
-    """Make the attempts of a plan that are not stored yet, then summarise all of them."""
-    from tunesmith.evaluate.attempts import GENERATE, stream_attempts
+    """Make the attempts of a plan that are not stored yet, then summarise all of them.
+
+    With ``watch`` they are made until its comparison is clear.
+    """
     from tunesmith.evaluate.following import following
     from tunesmith.evaluate.metrics import summarise
-    from tunesmith.evaluate.records import ATTEMPTS, SCORES, AttemptLog, load
+    from tunesmith.evaluate.records import ATTEMPTS, SCORES, STOP_RULE, AttemptLog, load
     from tunesmith.evaluate.thinking import measure_thinking
 
     by_id = {problem.id: problem for problem in plan.problems}
     header = header_of(respondent, plan, name, split)
+    if watch is not None:
+        header = replace(header, details={**header.details, STOP_RULE: watch.described()})
     path, sync = folder / ATTEMPTS, respondent.sync_every
     with AttemptLog(path, header, sync_every=sync) as log, stop_on_signals() as stop:
         tell_stored(log, plan)
         with console.bar(name, len(plan), len(log.done)) as bar:
             right, called = 0.0, plan.task.score_called
-            done = frozenset(log.done)
-            stream = (
-                stream_attempts(respondent.backend, plan, grader, done=done, should_stop=stop)
-                if plan.choice_by == GENERATE
-                else _choices(respondent, plan, grader, done, stop)
+            ask = partial(
+                _asked, respondent=respondent, grader=grader, done=frozenset(log.done), stop=stop
             )
+            if watch is None:
+                stream = ask(plan)
+            else:
+                stored = load(folder).attempts if log.done else ()
+                stream = watch.attempts(ask, plan, stored, stop)
             for made, attempt in enumerate(stream, 1):
                 log.append(by_id[attempt.problem_id], attempt)
                 right += (attempt.verdict.score or 0.0) if attempt.verdict else 0.0
@@ -209,6 +251,8 @@ def collect_from(
                 f"Stopped by a signal; {len(log.done)} of {len(plan)} attempts are stored.",
                 hint="the same command goes on from there",
             )
+    if watch is not None:
+        tell_stop(watch, folder)
     results = load(folder)
     decode = respondent.renderer.decode if respondent.renderer else None
     tokens, unclosed = measure_thinking(results.attempts, decode)
@@ -226,18 +270,23 @@ def collect_from(
     return EvalResult(folder, results, summary)
 
 
-def _choices(
-    respondent: Respondent,
+def _asked(
     plan: Plan,
+    respondent: Respondent,
     grader: Callable[[Problem, str], Verdict],
     done: frozenset[tuple[str, int]],
     stop: Callable[[], bool],
 ) -> Iterator[Attempt]:
-    from tunesmith.evaluate.choices import stream_choices
+    """Yield the attempts of a plan that are not done yet, generated or chosen by likelihood."""
+    from tunesmith.evaluate.attempts import GENERATE, stream_attempts
 
+    if plan.choice_by == GENERATE:
+        return stream_attempts(respondent.backend, plan, grader, done=done, should_stop=stop)
     if respondent.local is None:
         raise ValueError("options are scored with a loaded model")
     loaded, renderer = respondent.local
+    from tunesmith.evaluate.choices import stream_choices  # loads torch, which servers need not
+
     return stream_choices(loaded, renderer, plan, grader, done=done, should_stop=stop)
 
 
@@ -245,6 +294,7 @@ def header_of(respondent: Respondent, plan: Plan, name: str, split: str) -> Any:
     """Return the header that says what decides these attempts."""
     from tunesmith.evaluate.attempts import GENERATE
     from tunesmith.evaluate.records import ROUNDS, Header, versions
+    from tunesmith.evaluate.regraded import grader_version
     from tunesmith.storage import hash_json
 
     identity, details = respondent.facts()
@@ -266,6 +316,7 @@ def header_of(respondent: Respondent, plan: Plan, name: str, split: str) -> Any:
             **({"choice by": plan.choice_by} if plan.choice_by != GENERATE else {}),
             "max_new_tokens": plan.sampling.max_new_tokens,
             "versions": versions(),
+            "grader": grader_version(plan.task.name),
         },
     )
 
@@ -287,7 +338,8 @@ def score_line(summary: Summary, called: str = "right") -> str:
     ends = summary.accuracy_interval
     text = (
         f"{100 * summary.accuracy:.1f}% {called} (95% interval {100 * ends.low:.1f} to "
-        f"{100 * ends.high:.1f}), {100 * summary.answer_rate:.1f}% answered, {summary.n} attempts"
+        f"{100 * ends.high:.1f}), {100 * summary.answer_rate:.1f}% answered, {summary.n} attempt"
+        f"{'' if summary.n == 1 else 's'}"
     )
     if summary.thinking_tokens is not None:
         text += f", {summary.thinking_tokens:.0f} tokens of thinking on average"
@@ -302,6 +354,30 @@ def _chance(plan: Plan) -> float | None:
     found = [plan.task.chance(problem) for problem in plan.problems]
     known = [value for value in found if value is not None]
     return sum(known) / len(known) if known and len(known) == len(found) else None
+
+
+def plan_of(
+    options: EvalOptions,
+    task: GradedTask,
+    problems: list[Problem],
+    style: str,
+    sampling: Sampling,
+    variant: str,
+) -> Plan:
+    """Return what is asked by the settings; ``variant`` is what else decides the prompts."""
+    from tunesmith.evaluate.attempts import Plan
+
+    return Plan(
+        task,
+        problems,
+        style,
+        sampling,
+        options.samples,
+        options.seed,
+        options.system,
+        choice_by=options.choice_by,
+        variant=variant,
+    )
 
 
 def greedy_plan(task: GradedTask, problems: list[Problem], style: str, seed: int) -> Plan:

@@ -9,19 +9,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.schema import FineTuningConfig
-from tunesmith.data.overlap import KINDS, count_kinds, find_overlaps
+from tunesmith.data.overlap import find_overlaps
 from tunesmith.data.prepare import Prepared
 from tunesmith.rundir import RunDir, hash_tree, write_json, write_text
 from tunesmith.storage import whole_folder
 from tunesmith.tasks.base import GradedTask
 from tunesmith.workflows import console
+from tunesmith.workflows.contamination import (
+    clean_json,
+    clean_sentences,
+    compare_clean,
+    overlap_sentence,
+    store_clean,
+)
+from tunesmith.workflows.forgetting import ask_general, compare_general
+from tunesmith.workflows.lineage import overlaps_found, sources_of
 from tunesmith.workflows.new_tokens import Vocabulary
 from tunesmith.workflows.new_tokens import losses as vocabulary_losses
 from tunesmith.workflows.rows import Data
 
 if TYPE_CHECKING:
+    from tunesmith.data.overlap import Overlap
     from tunesmith.data.render import Renderer
-    from tunesmith.evaluate.compare import RowLoss
+    from tunesmith.evaluate.losses import RowLoss
     from tunesmith.models.load import LoadedModel
     from tunesmith.types import Encoded
 
@@ -65,6 +75,8 @@ def baseline(
 
     Where it is to have new tokens, the base is measured with its own.
     """
+    words = renderer if vocabulary is None else vocabulary.renderer
+    ask_general(loaded, words, run, config, "base", texts=vocabulary is None)
     if vocabulary is not None:
         _ask(loaded, vocabulary.renderer, data, run, config, "base")
         return vocabulary_losses(loaded, vocabulary.before, vocabulary.tokenizer)
@@ -75,7 +87,7 @@ def baseline(
 
 def byte_losses(loaded: LoadedModel, renderer: Renderer, held: Prepared) -> list[RowLoss]:
     """Return each held-out row's loss in nats and the bytes that its trained tokens spell."""
-    from tunesmith.evaluate.compare import RowLoss
+    from tunesmith.evaluate.losses import RowLoss
     from tunesmith.train.losses import HELD_OUT_CAPACITY, row_losses
 
     sums = row_losses(loaded.model, held.rows, loaded.device, HELD_OUT_CAPACITY, loaded.attention)
@@ -89,13 +101,14 @@ def byte_losses(loaded: LoadedModel, renderer: Renderer, held: Prepared) -> list
 
 def finish(done: Finished, before: Sequence[RowLoss]) -> None:
     """Save the model and write down what the run changed, with the evidence."""
-    from tunesmith.evaluate.compare import compare_losses
+    from tunesmith.evaluate.losses import compare_losses
     from tunesmith.evaluate.records import versions
     from tunesmith.workflows.report import write_report
 
     save_model(done.loaded, done.renderer, done.run.final_model)
     sentences: list[str] = list(done.notes)
     losses: list[str] = []
+    loss: dict[str, Any] = {}
     if before:
         if done.vocabulary is None:
             after = byte_losses(done.loaded, done.renderer, done.held)
@@ -103,6 +116,7 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
             after = vocabulary_losses(done.loaded, done.vocabulary.after, done.loaded.tokenizer)
         compared = compare_losses(before, after)
         losses.append(compared.sentence())
+        loss = {"loss": compared.to_json()}
         sentences += losses
         if done.best is not None and done.held_loss is not None and done.best < done.held_loss:
             sentences.append(
@@ -113,8 +127,13 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
         # A finished run that learns on has answers of the model that it was.
         shutil.rmtree(done.run.eval / "tuned", ignore_errors=True)
     _ask(done.loaded, done.renderer, done.data, done.run, done.config, "tuned")
+    found = find_overlaps(done.data.train, done.data.questions) if done.data.questions else []
+    contamination = _contamination(done, found)
     sentences += compare_stored(done.run)
-    contamination = _contamination(done.data)
+    same = done.vocabulary is None
+    ask_general(done.loaded, done.renderer, done.run, done.config, "tuned", texts=same)
+    forgetting = compare_general(done.run)
+    sentences += forgetting
     manifest: dict[str, Any] = {
         "task": done.config.task,
         "model": done.loaded.ref.described,
@@ -127,6 +146,7 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
             "peak_bytes": done.peak_bytes,
             "seconds": round(done.seconds, 3),
             "steps": done.steps_here,
+            "device": str(done.loaded.device),
         },
         "versions": versions(),
         "hashes": {
@@ -138,7 +158,11 @@ def finish(done: Finished, before: Sequence[RowLoss]) -> None:
             "held out": {**done.held.counts(), "also in training, left out": done.data.repeated},
         },
         "losses": losses,
+        **loss,
+        "forgetting": forgetting,
+        "sources": sources_of(done.config, done.data),
         "contamination": contamination,
+        "overlaps": overlaps_found(found),
         "finished": True,
     }
     write_text(done.run.final_model / "README.md", _card(done, sentences, contamination))
@@ -198,22 +222,22 @@ def compare_stored(run: RunDir) -> list[str]:
     if not all((folder / "attempts.jsonl").is_file() for folder in folders):
         return []
     comparison = compare([load(folder) for folder in folders])
-    write_json(run.eval / "comparison.json", comparison.to_json())
-    return [pair.sentence() for pair in comparison.pairs]
+    clean = compare_clean([load(folder) for folder in folders], folders)
+    write_json(run.eval / "comparison.json", {**comparison.to_json(), **clean_json(clean)})
+    return [*(pair.sentence() for pair in comparison.pairs), *clean_sentences(clean)]
 
 
-def _contamination(data: Data) -> list[str]:
-    if not data.questions:
+def _contamination(done: Finished, found: Sequence[Overlap]) -> list[str]:
+    """Say which test questions the training rows hold, and score both models without them."""
+    if not done.data.questions:
         return []
-    found = find_overlaps(data.train, data.questions)
-    if not found:
-        return [f"None of the {len(data.questions)} test questions occurs in the training rows."]
-    shown = "; ".join(f"{o.place} in {o.origin} («{o.shared}»)" for o in found[:5])
-    kinds = ", ".join(f"{number} {KINDS[kind]}" for kind, number in count_kinds(found).items())
-    return [
-        f"{len(found)} of {len(data.questions)} test questions occur in training rows "
-        f"({kinds}): {shown}."
-    ]
+    sentences = [overlap_sentence(found, len(done.data.questions))]
+    for name in ("base", "tuned"):
+        folder = done.run.eval / name
+        if (folder / "attempts.jsonl").is_file():
+            scored = store_clean(folder, found, ["the rows of this run"])
+            sentences += [f"{name}: {scored['sentence']}"] if found else []
+    return sentences
 
 
 def trained_bytes(row: Encoded, renderer: Renderer) -> int:

@@ -15,7 +15,12 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.storage import hash_json
 from tunesmith.workflows import console
 from tunesmith.workflows.answering import AnswerLog, answer_all, answer_live
-from tunesmith.workflows.asking import Respondent, open_respondent, respondent_on
+from tunesmith.workflows.asking import (
+    Respondent,
+    open_respondent,
+    respondent_on,
+    sampling_of,
+)
 from tunesmith.workflows.documents import (
     NEEDS,
     Shelf,
@@ -83,7 +88,7 @@ def _generate(options: GenerateOptions, out: Answers | None) -> tuple[list[Answe
     base = None
     if options.compare_base and respondent.local is not None:
         base = open_base(options, *respondent.local)
-    sampling = _sampling(options)
+    sampling = sampling_of(options, DEFAULT_TOKENS, stop=options.stop, logprobs=options.logprobs)
     asked = [_ask(options, prompt, shelf, respondent, sampling) for prompt in prompts]
     live = bool(
         out
@@ -171,20 +176,6 @@ def _check(options: GenerateOptions) -> None:
     if options.output is not None:
         inputs = [*options.documents, *([options.prompts] if options.prompts else [])]
         check_output(Path(options.output), inputs, overwrite=options.overwrite)
-
-
-def _sampling(options: GenerateOptions) -> Sampling:
-    from tunesmith.generate.requests import Sampling
-
-    return Sampling(
-        options.max_new_tokens or DEFAULT_TOKENS,
-        options.temperature,
-        options.top_p,
-        options.top_k,
-        options.min_p,
-        tuple(options.stop),
-        options.logprobs,
-    )
 
 
 def _ask(

@@ -41,4 +41,4 @@ def has_splits(source: str) -> bool:
     if path.exists():
         return (path / "dataset_dict.json").is_file()
     named = find(source)
-    return named is None or not named.builtin
+    return named is None or not named.builtin or len(named.files()) > 1

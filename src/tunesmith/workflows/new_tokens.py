@@ -18,7 +18,7 @@ from tunesmith.workflows.rows import Data
 if TYPE_CHECKING:
     from tunesmith.data.new_tokens import NewTokens
     from tunesmith.data.render import Renderer
-    from tunesmith.evaluate.compare import RowLoss
+    from tunesmith.evaluate.losses import RowLoss
     from tunesmith.models.load import LoadedModel
     from tunesmith.types import Example
 

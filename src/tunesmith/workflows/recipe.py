@@ -90,8 +90,18 @@ def _references(recipe: Recipe, stage: Stage) -> list[str]:
         wanted += [_head(recipe, name) for name in stage.settings.get("data", [])]
     if stage.verb in STARTS_FROM:
         wanted.append(stage.settings.get("from", "model"))
+    if stage.verb == "export":
+        wanted.append(stage.settings.get("model", "model"))
     if stage.verb in ("eval", "sample") and not stage.settings.get("address"):
         wanted += [stage.settings.get(key, "model") for key in ("model", "decomposer")]
+    if stage.verb == "eval" and "dataset" in stage.settings:
+        own = _head(recipe, stage.settings["dataset"])
+        wanted += [own] if any(own == other.name for other in recipe.stages) else []
+    if stage.verb == "eval":
+        held = stage.settings.get("contamination", [])
+        held = [held] if isinstance(held, str) else held
+        held = [stage.settings.get("compare_with", "model"), *held]
+        wanted += [_head(recipe, name) for name in held]
     if stage.verb == "rft":
         recipe_rft.settings_of(recipe, stage)  # faults are found before anything is run
     if stage.verb == "data":
@@ -167,7 +177,7 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
                 reads[f"{name} (held out)"] = hash_file(Path(held_out))
     if stage.verb == "data":
         reads |= recipe_data.contents(recipe, stage)
-    verbs = ("eval", "sample", *STARTS_FROM)
+    verbs = ("eval", "sample", "export", *STARTS_FROM)
     if stage.verb in verbs and not stage.settings.get("address"):
         own = stage.settings.get("from" if stage.verb in STARTS_FROM else "model", "model")
         if own not in records:
@@ -180,10 +190,12 @@ def _inputs(recipe: Recipe, stage: Stage, records: Mapping[str, StageRecord]) ->
     for name in stage.settings.get("data", []) if stage.verb == "train" else []:
         if name not in records and Path(str(name)).is_file():
             reads[str(name)] = hash_file(Path(str(name)))
-    for name in ("dataset", "test_dataset_path", "terms", "terms_from"):
-        source = stage.settings.get(name)
-        known = recipe_data.content_hash(source) if isinstance(source, str) else None
-        reads |= {} if known is None else {str(source): known}
+    named = ("dataset", "test_dataset_path", "terms", "terms_from", "contamination", "documents")
+    for name in named:
+        given = stage.settings.get(name) if name != "documents" or stage.verb == "eval" else None
+        for source in given if isinstance(given, list) else [given]:
+            known = recipe_data.content_hash(source) if isinstance(source, str) else None
+            reads |= {} if known is None else {str(source): known}
     # Which server answers, and how fast it is asked, decides no answer that was paid for.
     how = {"address", *OF_SERVERS} if stage.settings.get("address") else set()
     settings = {name: value for name, value in stage.settings.items() if name not in how}

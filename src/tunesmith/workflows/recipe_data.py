@@ -16,7 +16,7 @@ from tunesmith.config.load import resolve
 from tunesmith.config.schema_mix import MixRecipe, check_mix, load_mix
 from tunesmith.config.schema_raft import RaftOptions
 from tunesmith.errors import UsageError
-from tunesmith.storage import hash_file, hash_tree, write_json
+from tunesmith.storage import hash_file, hash_json, hash_tree, write_json
 from tunesmith.workflows.recipe_file import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def contents(recipe: Recipe, stage: Stage) -> dict[str, str]:
 
 def content_hash(name: str) -> str | None:
     """Return the hash of a file, a folder or a built-in set; None for what lies on a hub."""
-    from tunesmith.data.named_sets import ASSETS, find
+    from tunesmith.data.named_sets import find
 
     path = Path(name)
     if path.is_dir():
@@ -173,7 +173,9 @@ def content_hash(name: str) -> str | None:
     if path.is_file():
         return hash_file(path)
     entry = find(name)
-    return hash_file(ASSETS / entry.path) if entry and entry.builtin else None
+    if not entry or not entry.builtin:
+        return None
+    return hash_json([hash_file(file) for file in entry.files()])
 
 
 def make_data(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:

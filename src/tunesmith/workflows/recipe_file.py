@@ -13,7 +13,7 @@ import yaml
 from tunesmith.config.yaml_file import YamlFault, read_yaml
 from tunesmith.errors import UsageError
 
-VERBS = ("data", "train", "grpo", "rft", "sample", "eval", "compare", "report")
+VERBS = ("data", "train", "grpo", "rft", "sample", "eval", "compare", "export", "report")
 TOP_KEYS = ("name", "about", "model", "stages")
 
 

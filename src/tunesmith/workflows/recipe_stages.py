@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import resolve
 from tunesmith.config.schema import EvalOptions, FineTuningConfig, SampleOptions
+from tunesmith.config.schema_export import ExportOptions
 from tunesmith.config.schema_grpo import GrpoOptions
+from tunesmith.config.schema_results import CompareOptions
+from tunesmith.errors import UsageError
 from tunesmith.storage import write_json
 from tunesmith.workflows import console
+from tunesmith.workflows.contamination import clean_sentences
 from tunesmith.workflows.recipe_data import dataset_of, held_out_of, make_data
 from tunesmith.workflows.recipe_file import Recipe, Stage
 from tunesmith.workflows.recipe_rft import make_rft, settings_of
@@ -42,9 +46,18 @@ def _eval(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
     model = _asked(recipe, settings, records)
     if "decomposer" in settings and not settings.get("address"):
         settings["decomposer"] = _model(recipe, str(settings["decomposer"]), records)
+    if str(settings.get("dataset", "")).partition("/")[0] in records:
+        rows = dataset_of(str(settings["dataset"]), records)
+        settings["dataset"] = held_out_of(rows).get("eval_dataset", rows)
+    if "compare_with" in settings:
+        settings["compare_with"] = str(_folder(str(settings["compare_with"]), records))
+    if "contamination" in settings:
+        held = settings["contamination"]
+        named = [held] if isinstance(held, str) else held
+        settings["contamination"] = [dataset_of(str(name), records) for name in named]
     given = {**settings, "model": model, "name": stage.name, "output_dir": str(folder.parent)}
     result = evaluate(_options(EvalOptions, given, recipe, stage))
-    return result.folder / "attempts.jsonl"
+    return result.stored
 
 
 def _sample(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
@@ -109,19 +122,47 @@ def _rft(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
     return make_rft(settings_of(recipe, stage), model, folder)
 
 
-def _compare(_: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
-    from tunesmith.workflows.compare import compare, show
+def _compare(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
+    from tunesmith.workflows.compare import compare_all, show, show_metrics
 
-    # «asked/majority» is a vote over the stage «asked», which lies in its folder.
-    parts = [str(name).partition("/") for name in stage.settings["of"]]
-    folders = [
-        str(records[head].folder / rest if head in records else Path(head, rest))
-        for head, _, rest in parts
-    ]
+    folders = [str(_folder(str(name), records)) for name in stage.settings["of"]]
+    settings = {"results": folders, **{k: v for k, v in stage.settings.items() if k != "of"}}
+    if isinstance(settings.get("metric"), str):
+        settings["metric"] = [settings["metric"]]
+    options = _options(CompareOptions, settings, recipe, stage)
+    if options.seeds or options.output or options.report:
+        raise UsageError(
+            f"{recipe.path} stage {stage.name}: a stage «compare» has no seeds, output or report.",
+            expected="of, metric, cluster_by",
+        )
+    found = compare_all(options.results, options.metric, options.cluster_by)
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "comparison.json"
-    show(compare(folders, str(output)))
+    write_json(output, found.to_json())
+    if len(found.by) > 1:
+        show_metrics(found)
+    else:
+        show(found.first)
+    for sentence in clean_sentences(found.clean):
+        console.say(sentence)
     return output
+
+
+def _folder(name: str, records: Records) -> Path:
+    """Return the folder of a set: a stage's, or with «asked/majority» that of a vote below it."""
+    head, _, rest = name.partition("/")
+    return records[head].folder / rest if head in records else Path(head, rest)
+
+
+def _export(recipe: Recipe, stage: Stage, folder: Path, records: Records) -> Path:
+    from tunesmith.workflows.export import export
+
+    settings = dict(stage.settings)
+    model = _asked(recipe, settings, records)
+    # Beside the stage's own record, which is no part of what is delivered.
+    given = {**settings, "model": model, "output_dir": str(folder / "export"), "overwrite": True}
+    options = _options(ExportOptions, given, recipe, stage)
+    return export(**options.model_dump()).folder
 
 
 def _report(recipe: Recipe, _: Stage, folder: Path, __: Records) -> Path:
@@ -147,5 +188,6 @@ STAGES: dict[str, Callable[[Recipe, Stage, Path, Records], Path]] = {
     "grpo": _grpo,
     "rft": _rft,
     "compare": _compare,
+    "export": _export,
     "report": _report,
 }

@@ -30,10 +30,9 @@ def evaluate_replies(options: EvalOptions) -> EvalResult:
     import shutil
 
     from tunesmith.evaluate.attempts import Plan
-    from tunesmith.generate.requests import Sampling
     from tunesmith.tasks.base import QuestionSettings
     from tunesmith.tasks.registry import get_reply_task
-    from tunesmith.workflows.asking import open_respondent
+    from tunesmith.workflows.asking import open_respondent, sampling_of
     from tunesmith.workflows.evaluate import DEFAULT_QUESTIONS, collect_from
 
     settings = QuestionSettings(
@@ -55,13 +54,7 @@ def evaluate_replies(options: EvalOptions) -> EvalResult:
         )
     respondent = open_respondent(options)
     problems = _askable(problems, respondent, options)
-    sampling = Sampling(
-        options.max_new_tokens or task.max_new_tokens,
-        options.temperature,
-        options.top_p,
-        options.top_k,
-        options.min_p,
-    )
+    sampling = sampling_of(options, task.max_new_tokens)
     held = "" if options.weights == "full" else f"-{options.weights}"
     name = options.name or f"{task.name}-{style}-{Path(options.model).name}{held}"
     folder = Path(options.output_dir) / name
@@ -76,7 +69,8 @@ def evaluate_replies(options: EvalOptions) -> EvalResult:
 def _refuse_idle(options: EvalOptions) -> None:
     """Refuse settings that say something only where answers are right or wrong."""
     known = type(options).model_fields
-    for name in ("vote", "choice_by", "decomposer"):
+    idle = ("vote", "choice_by", "decomposer", "against", "equal_tokens", "compare_with")
+    for name in (*idle, "stop_when_clear", "clear_width", "contamination"):
         if getattr(options, name) != known[name].get_default(call_default_factory=True):
             raise UsageError(
                 f"--{name.replace('_', '-')} does nothing for the task {options.task!r}, whose "
@@ -117,7 +111,7 @@ def _terms(options: EvalOptions, task: ReplyTask) -> Sequence[str]:
     if not terms:
         raise DataError(
             f"There are no terms in {source!r}.",
-            expected="a list of terms, or at least two training texts that share rarer words",
+            expected="a list of terms, or at least four training texts that share rarer words",
         )
     console.say(f"Terms: {len(terms):,} from {source}, such as {', '.join(terms[:5])}.")
     return terms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from tunesmith.errors import Interrupted, UsageError
 from tunesmith.grading.answers import extract_tagged, parse_number
 from tunesmith.storage import write_json, write_text
 from tunesmith.workflows import console
-from tunesmith.workflows.asking import Respondent, open_respondent
+from tunesmith.workflows.asking import Respondent, open_respondent, sampling_of
 from tunesmith.workflows.evaluate import header_of, tell_stored
 from tunesmith.workflows.questions import examples_hash, task_of
 from tunesmith.workflows.sample_report import Pace, tell
@@ -68,7 +68,7 @@ def sample(options: SampleOptions | None = None, **settings: Any) -> SampleResul
 
 def _sample(options: SampleOptions) -> SampleResult:
     from tunesmith.data.select import Rule, select
-    from tunesmith.evaluate.records import AttemptLog, load
+    from tunesmith.evaluate.records import JUDGED_BY, VERIFIER, AttemptLog, load
     from tunesmith.evaluate.sampled import sampled
 
     console.set_level(options.log_level)
@@ -86,6 +86,7 @@ def _sample(options: SampleOptions) -> SampleResult:
     if options.overwrite:
         log_path.unlink(missing_ok=True)
     header = header_of(respondent, plan, output.stem, options.split)
+    header = replace(header, details={**header.details, JUDGED_BY: VERIFIER})
     sync = respondent.sync_every
     with AttemptLog(log_path, header, sync_every=sync) as log, stop_on_signals() as stop:
         tell_stored(log, plan)
@@ -116,7 +117,6 @@ def _plan(options: SampleOptions) -> Plan:
     """Return what is asked; faults of the settings are found before the model is loaded."""
     from tunesmith.evaluate.attempts import Plan
     from tunesmith.evaluate.rounds import with_hint
-    from tunesmith.generate.requests import Sampling
 
     rounds = _rounds(options)
     task = task_of(options)
@@ -129,8 +129,7 @@ def _plan(options: SampleOptions) -> Plan:
     if rounds.hint_last:
         for problem in problems:
             with_hint(task, problem, problem.prompt[-1])
-    limit = options.max_new_tokens or task.max_new_tokens
-    sampling = Sampling(limit, options.temperature, options.top_p, options.top_k, options.min_p)
+    sampling = sampling_of(options, task.max_new_tokens)
     return Plan(
         task,
         problems,

@@ -16,6 +16,7 @@ from tunesmith.workflows import compiling, console, minutes, safety, zero
 from tunesmith.workflows.conditions import conditions
 from tunesmith.workflows.finish import Finished, baseline, finish
 from tunesmith.workflows.footprint import settle_checkpointing
+from tunesmith.workflows.forgetting import check_forgetting
 from tunesmith.workflows.live_report import LiveReport
 from tunesmith.workflows.measured_plan import MeasuredPlan
 from tunesmith.workflows.metrics import Metrics
@@ -86,6 +87,7 @@ def run_training(resolved: Resolved[FineTuningConfig]) -> TrainResult:
             compiling.check_compiler(resolved.options)
             opened = open_training(resolved)
         check_samples(opened.config, resolved.sources, opened.held)
+        check_forgetting(opened.config)
         config = opened.config
 
         def create() -> RunDir:

@@ -26,6 +26,8 @@ def name_unused(config: FineTuningConfig, sources: Mapping[str, str], *, timed: 
         "eval_samples": config.eval_samples,
         "rehearsal": config.rehearsal,
         "eval_questions": config.eval_questions,
+        "forgetting": config.forgetting,
+        "forgetting_file": config.forgetting_file,
         "trunk_cache": config.trunk_cache,
         "torch_compile": config.torch_compile,
     }

@@ -79,12 +79,19 @@ def _check_launcher(config: FineTuningConfig, env: Mapping[str, str]) -> None:
                 f"The launcher sets ACCELERATE_{name}={value}, which is not used.", hint=hint
             )
     asked = env.get("ACCELERATE_GRADIENT_CLIPPING", "").lower()
-    if asked not in ("", "none") and float(asked) != config.max_grad_norm:
+    if asked not in ("", "none", "auto") and not _is(asked, config.max_grad_norm):
         raise UsageError(
             f"The launcher asks for gradients clipped to {asked}, "
             f"the settings for {config.max_grad_norm:g}.",
             hint=f"--max-grad-norm {asked}, or leave gradient_clipping out of the launcher's file",
         )
+
+
+def _is(asked: str, norm: float) -> bool:
+    try:
+        return float(asked) == norm
+    except ValueError:
+        return False
 
 
 def _check_settings(resolved: Resolved[FineTuningConfig]) -> None:
@@ -105,10 +112,13 @@ def _check_settings(resolved: Resolved[FineTuningConfig]) -> None:
         if asked:
             raise UsageError(f"{flag} {why}.", hint=hint)
     for name in ("save_steps", "save_total_limit"):
-        if resolved.sources.get(name) in (FLAG, ARGUMENT):
+        source = resolved.sources.get(name, "default")
+        in_file = source.startswith("file ")
+        if source in (FLAG, ARGUMENT) or in_file:
             flag = f"--{name.replace('_', '-')}"
+            where = f" (in {source.removeprefix('file ')})" if in_file else ""
             raise UsageError(
-                f"{flag} does nothing: a run with DeepSpeed writes no checkpoint.",
+                f"{flag}{where} does nothing: a run with DeepSpeed writes no checkpoint.",
                 hint=f"leave it out, or {SHARDS}",
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,9 @@ def _squad(content: Any, path: Path, library: Library) -> None:
                 # The offset counts only if it points at the answer.
                 if not isinstance(start, int) or text[start : start + len(said)] != said:
                     start = None
-                library.pairs.append(
-                    Pair(str(asked["question"]).strip(), said, source, name, start=start)
-                )
+                question = str(asked["question"]).strip()
+                golds = _several(one["text"] for one in asked["answers"])
+                library.pairs.append(Pair(question, said, source, name, start=start, golds=golds))
 
 
 def _is_pubmed(content: Any) -> bool:
@@ -190,6 +190,20 @@ def fairytales(folder: Path, library: Library) -> None:
             if not question or not answer or place not in sections:
                 library.skipped.append(f"{row.origin}: no question, answer or section")
                 continue
+            golds = _several(row.fields.get(f"answer{number}") for number in range(1, 7))
             library.pairs.append(
-                Pair(question.strip(), answer.strip(), row.origin, sections[place], span=False)
+                Pair(
+                    question.strip(),
+                    answer.strip(),
+                    row.origin,
+                    sections[place],
+                    span=False,
+                    golds=golds,
+                )
             )
+
+
+def _several(answers: Iterable[Any]) -> tuple[str, ...]:
+    """Return distinct answers in their order, without empty ones."""
+    texts = (str(one).strip() for one in answers if one is not None)
+    return tuple(dict.fromkeys(text for text in texts if text))

@@ -62,6 +62,8 @@ class Pair:
     """An explanation that comes with the answer."""
     span: bool = True
     """Whether the answer has to be words of the document; «yes» does not."""
+    golds: tuple[str, ...] = ()
+    """All right answers, where there are several; the answer is the first."""
 
 
 @dataclass(slots=True)

@@ -119,6 +119,40 @@ def from_templates(chunks: Sequence[Chunk], most: int) -> Asked:
     return _distinct(asked)
 
 
+class Places:
+    """Finds the chunk that answers a pair: in its document, or else the nearest of all (BM25)."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self._chunks = chunks
+        self._inside: dict[str, list[int]] = {}
+        for number, chunk in enumerate(chunks):
+            self._inside.setdefault(chunk.document, []).append(number)
+        self._whole: Bm25 | None = None
+        self._local: dict[str, Bm25] = {}
+
+    def knows(self, document: str) -> bool:
+        """Say whether a document has any chunk."""
+        return document in self._inside
+
+    def find(self, pair: Pair) -> int | None:
+        """Return the number of the chunk; None where no chunk holds the answer.
+
+        An answer that need not be the document's words is placed by nearness inside its document.
+        """
+        chunks, inside = self._chunks, self._inside.get(pair.document)
+        if inside is None:
+            self._whole = self._whole or Bm25([chunk.text for chunk in chunks])
+            nearest = self._whole.search(f"{pair.question} {pair.context}", len(chunks))
+            return _holding(pair, nearest or range(len(chunks)), chunks)
+        if pair.document not in self._local:
+            self._local[pair.document] = Bm25([chunks[at].text for at in inside])
+        order = self._local[pair.document].search(f"{pair.question} {pair.answer}", len(inside))
+        ranked = [inside[at] for at in order]
+        ranked += [at for at in inside if at not in ranked]
+        place = _holding(pair, ranked, chunks)
+        return ranked[0] if place is None and not pair.span else place
+
+
 def from_pairs(pairs: Iterable[Pair], chunks: Sequence[Chunk]) -> Asked:
     """Give each pair the chunk that holds its answer and is nearest to its question (BM25).
 
@@ -126,32 +160,15 @@ def from_pairs(pairs: Iterable[Pair], chunks: Sequence[Chunk]) -> Asked:
     and named, unless its answer need not be the document's words.
     """
     asked = Asked()
-    places: dict[str, list[int]] = {}
-    for number, chunk in enumerate(chunks):
-        places.setdefault(chunk.document, []).append(number)
-    index: Bm25 | None = None
-    local: dict[str, Bm25] = {}
+    places = Places(chunks)
     for pair in pairs:
         if not pair.question or not pair.answer:
             asked.discards["the question or the answer is empty"] += 1
             continue
-        inside = places.get(pair.document)
-        if pair.document and not inside:
+        if pair.document and not places.knows(pair.document):
             asked.discards["the document of the question was left out"] += 1
             continue
-        if inside is None:
-            index = index or Bm25([chunk.text for chunk in chunks])
-            nearest = index.search(f"{pair.question} {pair.context}", len(chunks))
-            place = _holding(pair, nearest or range(len(chunks)), chunks)
-        else:
-            if pair.document not in local:
-                local[pair.document] = Bm25([chunks[at].text for at in inside])
-            order = local[pair.document].search(f"{pair.question} {pair.answer}", len(inside))
-            ranked = [inside[at] for at in order]
-            ranked += [at for at in inside if at not in ranked]
-            place = _holding(pair, ranked, chunks)
-            if place is None and not pair.span:
-                place = ranked[0]
+        place = places.find(pair)
         if place is None:
             asked.discards["no chunk holds the answer"] += 1
             asked.named.append(f"{pair.origin}: {pair.answer[:60]!r}")

@@ -164,7 +164,7 @@ def _row(
     wanted += leave_out
     near = retriever.search(question.text, MINED)
     ranks = [at for at, number in enumerate(near) if chunks[number].id == oracle.id]
-    picked, mined = _pick(question, oracle, chunks, near, wanted, settings, likeness)
+    picked, mined = pick(question, oracle, chunks, near, wanted, settings, likeness)
     if len(picked) < wanted:
         built.short[f"{len(picked)} distractors instead of {wanted}"] += 1
     if leave_out and not picked:
@@ -190,7 +190,7 @@ def _row(
     )
 
 
-def _pick(
+def pick(
     question: Question,
     oracle: Chunk,
     chunks: Sequence[Chunk],
@@ -199,7 +199,10 @@ def _pick(
     settings: RaftSettings,
     likeness: Likeness,
 ) -> tuple[list[Chunk], int]:
-    """Return up to ``wanted`` distractors in random order, and how many of them were mined."""
+    """Return up to ``wanted`` distractors in random order, and how many of them were mined.
+
+    ``near`` holds the numbers of the chunks nearest to the question.
+    """
     rng = random.Random(_hash(settings.seed, question, "draws"))
     mined, others = iter(near), _shuffled(len(chunks), rng)
     picked: list[Chunk] = []

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from tunesmith.evaluate.betting import betting_interval
 from tunesmith.evaluate.records import ResultSet
-from tunesmith.evaluate.statistics import (
-    Interval,
-    bootstrap_ratio_difference,
-    jackknife,
-    wilson,
-)
+from tunesmith.evaluate.statistics import Interval, jackknife, jackknife_ratio, wilson
 from tunesmith.grading.thinking import split_thinking
 from tunesmith.tasks.replies import compared
 from tunesmith.types import StopReason
@@ -54,6 +50,8 @@ class Reply:
     tokens: int | None
     """None where nobody counted, as with a server."""
     loss: TextLoss | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What the question's task knows of it, such as the documents that were shown."""
 
     @property
     def before(self) -> str:
@@ -148,6 +146,7 @@ def replies_of(result: ResultSet, losses: Mapping[str, TextLoss] | None = None) 
                 attempt.stop,
                 len(attempt.tokens) if attempt.tokens or not attempt.text else None,
                 (losses or {}).get(problem.id),
+                problem.meta,
             )
         )
     return found
@@ -251,11 +250,17 @@ def _interval(metric: Metric, sums: Sums) -> tuple[Interval | None, str]:
     means = [top / size for top, size in zip(tops, sizes, strict=True)]
     binary = metric.each is not None and all(mean in (0.0, 1.0) for mean in means)
     if binary and (len(set(means)) == 1 or set(sizes) == {1.0}):
-        # Resampling equal values would give an interval without width.
+        # Equal values show no spread.
         ends = wilson(int(sum(means)), len(means))
         return Interval(metric.outer(ends.low), metric.outer(ends.high)), "Wilson"
-    ends = bootstrap_ratio_difference([0.0] * len(tops), tops, sizes, seed=SEED)
-    return Interval(metric.outer(ends.low), metric.outer(ends.high)), "bootstrap over questions"
+    if metric.comparable and len(set(sizes)) == 1:
+        return betting_interval(means, seed=SEED), "betting over questions"
+    found = jackknife_ratio(tops, sizes)
+    if found is None:
+        return None, "none"
+    ends = Interval(*(metric.outer(end) for end in (found.low, found.high)))
+    ends = Interval(max(metric.low, ends.low), min(metric.high, ends.high))
+    return ends, "jackknife over questions"
 
 
 def _left_out(

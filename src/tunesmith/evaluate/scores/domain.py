@@ -47,11 +47,11 @@ def mine_terms(texts: Iterable[str], most: int = MOST_TERMS) -> tuple[str, ...]:
     """Return the terms of a field, by the number of its texts that have them, the first by ABC.
 
     A term is a content word of at least two of the texts and of at most half of them that is no
-    general word.
+    general word; of fewer than four texts there is none.
     """
     sets = [content_words(text) for text in texts]
     found = Counter(word for one in sets for word in one)
-    most_texts = max(LEAST_TEXTS, MOST_OF_TEXTS * len(sets))
+    most_texts = MOST_OF_TEXTS * len(sets)
     terms = [
         word
         for word, number in found.items()

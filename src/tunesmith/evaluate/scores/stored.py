@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DataError, UsageError
-from tunesmith.evaluate.compare import RowLoss
+from tunesmith.evaluate.losses import RowLoss
 from tunesmith.evaluate.records import ResultSet
 from tunesmith.evaluate.scores.base import Measured, Replies
 from tunesmith.storage import write_json

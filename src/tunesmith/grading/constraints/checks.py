@@ -87,6 +87,12 @@ def _read(name: Any, values: Any) -> Constraint:
             raise ConstraintFault(
                 f"{name} has {key} = {present[key]!r}", f"{key} as {wrong}"
             ) from None
+    if name.endswith(":nth_paragraph_first_word"):
+        wanted_one, of = parameters["nth_paragraph"], parameters["num_paragraphs"]
+        if wanted_one > of:
+            raise ConstraintFault(
+                f"{name} asks for paragraph {wanted_one} of {of}", "nth_paragraph ≤ num_paragraphs"
+            )
     return Constraint(name, parameters)
 
 

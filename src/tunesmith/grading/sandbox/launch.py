@@ -66,6 +66,7 @@ def main(orders: dict[str, Any]) -> None:
     asked, asks = os.pipe()
     replied, replies = os.pipe()
     said, says = os.pipe()
+    confined, unready = os.pipe()
     tests = os.fork()
     if not tests:
         _child(_test, orders, orders["tests"], asks, replied, says)
@@ -79,12 +80,16 @@ def main(orders: dict[str, Any]) -> None:
     program = os.fork()
     if not program:
         if orders["mode"] == "none":
-            _child(_solve, orders, orders["program"], asked, replies)
-        _first(orders, asked, replies, [answer, alive, said, orders["tests"]])
+            _child(_solve, orders, orders["program"], asked, replies, unready)
+        shut = [answer, alive, said, confined, orders["tests"]]
+        _first(orders, asked, replies, unready, shut)
     os.close(asked)
     os.close(replies)
+    os.close(unready)
     verdict = _watch(orders, said, program)
     _end(orders, tests, program)
+    if reason := os.read(confined, 1000):
+        verdict = {"kind": "not started", "detail": reason.decode(errors="replace")}
     if verdict["kind"] == "ended":
         verdict = _death(_exits.get(program, 0))
     seconds = round(time.monotonic() - begun, 4)
@@ -151,24 +156,35 @@ def _rights(orders: dict[str, Any], uid: int | None, processes: int) -> None:
 def _test(orders: dict[str, Any], text: int, requests: int, replies: int, says: int) -> None:
     os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
     os.dup2(1, 2)
-    _rights(orders, orders["uids"][0] if orders["uids"] else None, 0)
+    try:
+        _rights(orders, orders["uids"][0] if orders["uids"] else None, 0)
+    except Exception as reason:
+        _write(says, {"kind": "not started", "detail": str(reason)})
+        return
     _write(says, tester.judge(json.loads(_read(text)), requests, replies))
 
 
-def _solve(orders: dict[str, Any], text: int, requests: int, replies: int) -> None:
+def _solve(orders: dict[str, Any], text: int, requests: int, replies: int, unready: int) -> None:
     os.dup2(1, 2)
     uid = orders["uids"][1] if orders["uids"] else None
-    _rights(orders, uid, orders["limits"]["processes"])
+    try:
+        _rights(orders, uid, orders["limits"]["processes"])
+    except Exception as reason:
+        os.write(unready, str(reason).encode())
+        return
+    os.close(
+        unready
+    )  # before a word of the program is read: it cannot say that it was not confined
     solver.serve(_read(text), requests, replies)
 
 
-def _first(orders: dict[str, Any], asked: int, replies: int, shut: list[int]) -> None:
+def _first(orders: dict[str, Any], asked: int, replies: int, unready: int, shut: list[int]) -> None:
     """Be the first process of the program's own world: when it ends, the kernel kills the rest."""
     kernel.end_with_parent()
     program = os.fork()
     if not program:
-        _child(_solve, orders, orders["program"], asked, replies)
-    for descriptor in (asked, replies, *shut):
+        _child(_solve, orders, orders["program"], asked, replies, unready)
+    for descriptor in (asked, replies, unready, *shut):
         os.close(descriptor)
     while True:
         pid, status, used = os.wait3(0)

@@ -60,11 +60,12 @@ def serve(source: str, requests: int, replies: int) -> None:
             reply = {"value": wire.encode(value, refer)}
         except BaseException as fault:
             # SystemExit too: whatever a program raises is its answer, and no end of ours.
-            reply = {"error": type(fault).__name__, "text": _said(fault)}
+            kinds = [kind.__name__ for kind in type(fault).__mro__]
+            reply = {"error": kinds, "text": _said(fault)}
         try:
             wire.send(replies, reply)
         except wire.Broken as fault:
-            wire.send(replies, {"error": "Broken", "text": str(fault)})
+            wire.send(replies, {"error": ["Broken"], "text": str(fault)})
 
 
 def _said(fault: BaseException) -> str:

@@ -12,10 +12,10 @@ RAISED = (
     "ArithmeticError", "AssertionError", "AttributeError", "BufferError", "EOFError", "IndexError",
     "KeyError", "LookupError", "NameError", "NotImplementedError", "OSError", "OverflowError",
     "RecursionError", "RuntimeError", "TypeError", "UnicodeError", "ValueError",
-    "ZeroDivisionError",
+    "ZeroDivisionError", "Exception",
 )  # fmt: skip
-"""Exceptions of a program that tests may catch. StopIteration is none: it would end a loop over
-checks as if all had passed."""
+"""Exceptions of a program that tests may catch, by their own name or as the nearest of these that
+they are a kind of. StopIteration is none: it would end a loop over checks as if all had passed."""
 
 
 class Failed(BaseException):
@@ -55,12 +55,14 @@ class Solver:
         except (KeyError, RecursionError, MemoryError) as fault:
             text = f"the program's answer: {type(fault).__name__}"
             raise self._fail("error", text) from None
-        name, text = str(reply["error"])[:60], str(reply.get("text", ""))[:300]
+        kinds = [str(name)[:60] for name in reply["error"]][:50]
+        name, text = kinds[0] if kinds else "", str(reply.get("text", ""))[:300]
         if name == "MemoryError":
             raise self._fail("memory", "MemoryError")
-        if name not in RAISED:
+        near = next((kind for kind in kinds if kind in RAISED), None)
+        if near is None:
             raise self._fail("error", f"{name}: {text}")
-        raised = getattr(builtins, name)(text)
+        raised = getattr(builtins, near)(text if near == name else f"{name}: {text}")
         raised.of_program = True
         raise raised
 
@@ -149,8 +151,7 @@ def judge(tests: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
             return {"kind": "assertion", "detail": _place(fault, at)}
         return {"kind": "error", "detail": f"AssertionError: {fault} at {_place(fault, at)}"}
     except Exception as fault:
-        # What tests import is no matter of the program; it is not there, or not in the sandbox.
-        own = isinstance(fault, ImportError) and not getattr(fault, "of_program", False)
+        own = _is_own(fault, tests["names"])
         return {
             "kind": "tests" if own else "error",
             "detail": f"{type(fault).__name__}: {fault} at {_place(fault, at)}",
@@ -160,6 +161,15 @@ def judge(tests: dict[str, Any], requests: int, replies: int) -> dict[str, Any]:
     if not solver.calls:
         return {"kind": "tests", "detail": "the tests never called the program"}
     return {"kind": "pass", "detail": "", "calls": solver.calls}
+
+
+def _is_own(fault: Exception, names: list[str]) -> bool:
+    """Say whether a fault is of the tests: a module, or a name that no program could give them."""
+    if getattr(fault, "of_program", False):
+        return False
+    if isinstance(fault, NameError):
+        return fault.name not in names
+    return isinstance(fault, ImportError)
 
 
 def _place(fault: BaseException, source: str) -> str:

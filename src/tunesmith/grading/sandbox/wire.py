@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import decimal
 import fractions
 import json
@@ -47,7 +48,9 @@ def encode(value: Any, refer: Callable[[Any], Any], depth: int = 0) -> Any:
         return {"D" if isinstance(value, decimal.Decimal) else "F": str(value)}
     if isinstance(value, type) and _TYPES.get(value.__name__) is value:
         return {"y": value.__name__}
-    if isinstance(value, _LAZY):
+    if isinstance(value, range):
+        return {"R": [value.start, value.stop, value.step]}
+    if _is_lazy(value):
         return {"o": [encode(item, refer, depth + 1) for item in _some(value)]}
     return refer(value)
 
@@ -57,24 +60,21 @@ _MANY: tuple[tuple[type[Iterable[Any]], str], ...] = (
     (tuple, "t"),
     (set, "s"),
     (frozenset, "f"),
+    (collections.deque, "q"),
 )
-_LAZY: tuple[type, ...] = (
-    map,
-    filter,
-    zip,
-    reversed,
-    type(iter([])),
-    type(iter({})),
-    type({}.keys()),
-    type({}.values()),
-    type({}.items()),
-    type(None for _ in ()),
-)
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _TYPES: dict[str, type] = {
     kind.__name__: kind
     for kind in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
 }
 _MOST = 100_000
+
+
+def _is_lazy(value: Any) -> bool:
+    """Say whether a value is a view of a dict, or an iterator of no class of the program's own."""
+    if isinstance(value, _VIEWS):
+        return True
+    return isinstance(value, Iterator) and type(value).__module__ in ("builtins", "itertools")
 
 
 def _some(lazy: Any) -> Iterator[Any]:
@@ -109,11 +109,14 @@ def decode(made: Any, resolve: Callable[[Any], Any]) -> Any:
             return complex(float(held[0]), float(held[1]))
         if mark == "d":
             return {decode(key, resolve): decode(item, resolve) for key, item in held}
+        if mark == "R":
+            return range(*(int(end) for end in held))
         items = (decode(item, resolve) for item in held)
         made_of: dict[str, Callable[[Iterable[Any]], Any]] = {
             "t": tuple,
             "s": set,
             "f": frozenset,
+            "q": collections.deque,
             "o": lambda items: iter([*items]),
         }
         return made_of[mark](items)

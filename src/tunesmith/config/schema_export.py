@@ -1,0 +1,30 @@
+"""Settings of the verb that delivers a model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tunesmith.config.schema import ModelOptions
+
+Format = Literal["bundle", "merged", "adapter", "gguf"]
+GgufType = Literal["f32", "f16", "q8_0"]
+
+
+class ExportOptions(ModelOptions):
+    """Everything that ``tunesmith export`` knows."""
+
+    output_dir: str
+    """Folder to make: each format in a folder of its name, with manifest.json beside them."""
+    formats: list[Format] = Field(default=["bundle"], min_length=1)
+    """merged: weights with the adapter folded in; adapter: the adapter alone, for PEFT; gguf: for
+    llama.cpp and Ollama; bundle: merged, with a model card, a smoke test and a Dockerfile."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights of merged and bundle; auto is that of the base as it was saved."""
+    gguf_types: list[GgufType] = Field(default=["f16"], min_length=1)
+    """Types of the matrices of --formats gguf, a file each."""
+    license: str | None = None
+    """Licence that the model card of the bundle names; the base's own if unset."""
+    overwrite: bool = False
+    """Replace an export that lies there already."""
