@@ -24,7 +24,7 @@ def mutants(source: str) -> Iterator[tuple[str, str]]:
     for place, node in enumerate(ast.walk(tree)):
         for what in _faults(node):
             made = copy.deepcopy(tree)
-            _break([*ast.walk(made)][place], what)
+            _break([*ast.walk(made)][place])
             yield f"{what}, line {getattr(node, 'lineno', 0)}", ast.unparse(made)
 
 
@@ -35,16 +35,32 @@ def _faults(node: ast.AST) -> Iterator[str]:
         yield "comparison flipped"
     if isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
         yield "constant changed"
-    if isinstance(node, ast.Return) and node.value is not None:
+    if isinstance(node, ast.If | ast.While):
+        yield "condition negated"
+    if isinstance(node, ast.Assign) or (
+        isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+    ):
+        yield "statement left out"
+    # None for another false value is the same program to whoever only asks whether it is true.
+    if isinstance(node, ast.Return) and not (node.value is None or _false(node.value)):
         yield "return None"
 
 
-def _break(node: ast.AST, what: str) -> None:
-    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign):
-        node.op = _OPERATORS[type(node.op)]()
-    elif isinstance(node, ast.Compare):
-        node.ops[0] = _COMPARISONS[type(node.ops[0])]()
-    elif isinstance(node, ast.Constant):
-        node.value = not node.value if isinstance(node.value, bool) else node.value + 1
-    elif isinstance(node, ast.Return):
-        node.value = ast.Constant(None)
+def _false(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and not value.value
+
+
+def _break(node: ast.AST) -> None:
+    match node:
+        case ast.BinOp() | ast.BoolOp() | ast.AugAssign():
+            node.op = _OPERATORS[type(node.op)]()
+        case ast.Compare():
+            node.ops[0] = _COMPARISONS[type(node.ops[0])]()
+        case ast.Constant():
+            node.value = not node.value if isinstance(node.value, bool) else node.value + 1
+        case ast.If() | ast.While():
+            node.test = ast.UnaryOp(ast.Not(), node.test)
+        case ast.Assign():
+            node.targets = [ast.Name("_", ast.Store())]
+        case ast.Expr() | ast.Return():
+            node.value = ast.Constant(None)
