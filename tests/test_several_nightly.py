@@ -67,7 +67,7 @@ def wait_for_a_checkpoint(name: str) -> None:
 @pytest.mark.parametrize(
     ("env", "how"),
     [
-        pytest.param({}, "term one", id="copies, one asked"),
+        pytest.param({}, "term one", id="copies, one asked", marks=slow),
         pytest.param({}, "term both", id="copies, both asked", marks=slow),
         pytest.param({}, "kill", id="copies, killed"),
         pytest.param(SHARDS, "term one", id="shards, one asked", marks=slow),
@@ -97,7 +97,10 @@ def test_stopped_and_resumed_equals_unstopped(
     assert all(torch.equal(value, cut[name]) for name, value in whole.items())
 
 
-@pytest.mark.parametrize("env", [{}, SHARDS], ids=["copies", "shards"])
+@pytest.mark.parametrize(
+    "env",
+    [pytest.param({}, id="copies"), pytest.param(SHARDS, id="shards", marks=slow)],
+)
 def test_a_process_that_stalls_is_named_and_all_end(env: dict[str, str]) -> None:
     began = time.monotonic()
     job = {"env": env, "train": {"run_name": "stalled", "stall_seconds": 8}, "fault": "stall"}

@@ -42,8 +42,10 @@ def _trains(module: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def caught(trunk: Trunk) -> Iterator[list[torch.Tensor]]:
+def caught(trunk: Trunk, *, whole: bool = False) -> Iterator[list[torch.Tensor]]:
     """Let a forward pass inside end behind the trunk; the list then holds the trunk's output.
+
+    ``whole`` lets it go on through the layers above.
 
     The model is in evaluation mode meanwhile: nothing of the trunk may be left to chance.
     """
@@ -53,7 +55,8 @@ def caught(trunk: Trunk) -> Iterator[list[torch.Tensor]]:
         several = isinstance(output, tuple)
         trunk.outputs = len(output) if several else 0
         found.append(output[0] if several else output)
-        raise _EndOfTrunk
+        if not whole:
+            raise _EndOfTrunk
 
     hook = trunk.layers[-1].register_forward_hook(stop)
     try:

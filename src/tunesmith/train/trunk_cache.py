@@ -78,8 +78,8 @@ def look(
     def losses() -> torch.Tensor:
         return _forward(model, [row], settings, accelerator)
 
-    with caught(trunk) as found:
-        losses()
+    with caught(trunk, whole=True) as found:
+        whole = losses().detach()
     if not found or found[0].dim() != 3:
         raise NoTrunkError("this model does not hand one state a token from layer to layer")
     below = trained_below(trunk, found[0])
@@ -87,7 +87,6 @@ def look(
         raise NoTrunkError(f"{below} is trained and changes what the frozen layers hand on")
     output = found[0].detach()
     with torch.no_grad(), in_evaluation(trunk.model):
-        whole = losses()
         try:
             with replaced(trunk, output):
                 above = losses()
