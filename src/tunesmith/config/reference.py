@@ -35,6 +35,10 @@ What `tunesmith data mix RECIPE.yaml` reads, and what a recipe has under `- data
 `strategies` and `audit` are sections, each of `stages` has the keys of a stage."""
 
 
+SPLIT = """\
+What a recipe has under `- data: {name: …, split: {…}}`: rows kept as they are, a share of them
+held out. Later stages train on the stage's name and ask the held-out rows; `tunesmith init` writes it."""
+
 RFT = """\
 What a recipe has under `- rft: {name: …, from: model, …}`: several rounds of rejection-sampling
 fine-tuning. Round r samples with the model of round r-1, the first with the model named by `from`;
@@ -52,6 +56,7 @@ def reference(commands: Iterable[Command]) -> str:
     parts += ["## Settings that commands share", ""]
     parts += _shared([kind for _, _, kind, _ in commands])
     parts += _mix()
+    parts += _split()
     parts += _rft()
     parts += ["## Other names", "", *_aliases(), ""]
     parts += ["## Defaults of the tasks", "", *_layers(TASK_DEFAULTS, "task"), ""]
@@ -114,6 +119,14 @@ def _mix() -> list[str]:
         names = [name for name in kind.__annotations__ if name in kind.model_fields]
         lines += [f"### {(kind.__doc__ or '').strip()} keys", "", *_table(kind, names), ""]
     return lines
+
+
+def _split() -> list[str]:
+    """Return the section of the data stage ``split``."""
+    from tunesmith.config.schema_start import SplitOptions
+
+    lines = ["## The stage data: split of a recipe", "", SPLIT, ""]
+    return [*lines, *_table(SplitOptions, list(SplitOptions.model_fields)), ""]
 
 
 def _rft() -> list[str]:
