@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ What `tunesmith data mix RECIPE.yaml` reads, and what a recipe has under `- data
 
 SPLIT = """\
 What a recipe has under `- data: {name: …, split: {…}}`: rows kept as they are, a share of them
-held out. Later stages train on the stage's name and ask the held-out rows; `tunesmith init` writes it."""
+held out. Later stages train on the stage's name and ask the held-out rows, which
+`tunesmith init` writes for your own file."""
 
 RFT = """\
 What a recipe has under `- rft: {name: …, from: model, …}`: several rounds of rejection-sampling
@@ -74,7 +76,7 @@ def _command(name: str, summary: str, kind: type[Options], positional: Sequence[
     words = [flags.positional_word(kind, field) for field in positional]
     usage = " ".join(["tunesmith", name, *words, "[--setting value …]"])
     titles = [title for title, _ in flags.sections(kind)]
-    shared = [f"[{title}](#{title.lower()})" for title in titles if title != flags.OWN]
+    shared = [f"[{title}](#{_anchor(title)})" for title in titles if title != flags.OWN]
     own = dict(flags.sections(kind)).get(flags.OWN, [])
     lines = [f"### {name}", "", f"{summary[0].upper()}{summary[1:]}: `{usage}`", ""]
     if own:
@@ -97,8 +99,15 @@ def _shared(kinds: Sequence[type[Options]]) -> list[str]:
         names = [name for name in base.__annotations__ if name in base.model_fields]
         if not names:
             continue  # the settings of train, which has none of its own
-        lines += [f"### {(base.__doc__ or '').strip()}", "", *_table(shown, names), ""]
+        title = (base.__doc__ or "").strip()
+        mark = f'<a id="{_anchor(title)}"></a>'
+        lines += [f"### {title}", "", mark, "", *_table(shown, names), ""]
     return lines
+
+
+def _anchor(title: str) -> str:
+    """Return the mark of a shared section, which no command of a like name has."""
+    return f"settings-{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}"
 
 
 def _mix() -> list[str]:
