@@ -48,6 +48,7 @@ body { margin: 0 auto; max-width: 76rem; padding: 1rem; display: flex; flex-wrap
   font: 1rem/1.55 system-ui, sans-serif; }
 nav { flex: 0 0 12rem; } nav ul { list-style: none; margin: 0; padding: 0; }
 nav li { margin: 0.3rem 0; } [aria-current] { font-weight: bold; text-decoration: none; }
+@media (max-width: 48rem) { nav { flex-basis: 100%; } nav li { display: inline; margin: 0 0.6rem 0 0; } }
 main { flex: 1 1 32rem; min-width: 0; }
 h1, h2, h3 { line-height: 1.25; } h2 { margin-top: 2.2rem; }
 pre, table { overflow-x: auto; } pre { background: var(--shade); padding: 0.8rem; }

@@ -239,7 +239,8 @@ def test_a_recipe_runs_to_its_report(file: str, more: list[str], overrides: list
         "\n\n".join(f"In {n} it rained, and it was cold." for n in range(40))
     )
     begun(file, *more)
-    short = ["train.max_steps=2", "eval.limit=3", "eval.max_new_tokens=8", "train.report_to=none"]
+    short = ["train.max_steps=2", "eval.limit=2", "eval.max_new_tokens=8", "train.report_to=none"]
+    short += ["train.forgetting=false", "train.eval_samples=0"]
     records = run("recipe.yaml", [*short, *overrides], output_dir="runs")
     assert [record.stage.verb for record in records] == [
         "data", "eval", "train", "eval", "compare", "report",
@@ -301,7 +302,12 @@ def test_faults_and_duplicates_are_counted_and_the_rest_is_split(capsys: Any) ->
         ("prompt,completion\na,b\na,c\n", [], 3, "one and the same prompt"),
         ("prompt,completion\n", [], 3, "holds no rows"),
         ("prompt,completion\na,b\nc,d\n", ["--task", "units"], 2, "makes its own"),
-        ("prompt,completion\na,b\nc,d\n", ["--task", "maths "], 2, "task"),
+        ("prompt,completion\na,b\nc,d\n", ["--task", "mats"], 2, "did you mean 'maths'"),
+        ("prompt,completion\na,b\nc,d\n", ["--task", "maths"], 3, "no question of the task maths"),
+        ("prompt,completion\na,b\nc,d\n", ["--task", "raft"], 3, "no question of the task raft"),
+        ("text\na b c\nd e f\n", ["--task", "chat"], 3, "plain text, which --task chat cannot"),
+        ("a,b\nc,d\n", ["--columns", "prompt=x,completion=b"], 3, "there is no field 'x'"),
+        ('prompt,completion\na,b\nc,"d', [], 3, "mine.csv:3"),
         ("prompt,completion\na,b\nc,d\n", ["--output", "here.txt"], 2, "--output here.yaml"),
         ("prompt,completion\na,b\nc,d\n", ["--split", "test"], 2, "has no splits"),
     ],

@@ -10,6 +10,7 @@ from tunesmith.config.load import Resolved
 from tunesmith.config.schema_start import InitOptions
 from tunesmith.errors import DataError, UsageError
 from tunesmith.storage import storage_errors, write_text
+from tunesmith.tasks.replies import REPLY_TASKS
 from tunesmith.workflows import console
 from tunesmith.workflows.first_recipe import Measured, recipe_text
 from tunesmith.workflows.idle import refuse_idle_split
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tunesmith.data.validate import Judgement
 
 SUFFIXES = (".yaml", ".yml")
+UNASKED = "leave --task out, and the rows decide"
 WRITTEN_ODD = 5
 """Kinds of findings that the recipe's head repeats."""
 
@@ -50,16 +52,13 @@ def init(options: InitOptions) -> Begun:
     if options.split != "train":
         refuse_idle_split([options.dataset], options.split, "--split")
     source = Source(options.dataset, options.columns, options.encoding, options.split)
-    choice = choose(source) if options.task is None else Choice(options.task, "it was asked for")
-    _check_task(choice.task)
+    if options.task is None:
+        choice = choose(source)
+    else:
+        choice = Choice(options.task, "it was asked for")
+        _check_task(source, choice.task)
     judgement, measured = _measure(options, source, choice.task)
     _say(judgement, choice)
-    if not judgement.accepted:
-        raise DataError(
-            f"None of the {judgement.refused:,} rows of {options.dataset} can be used"
-            f"{_first(judgement)}.",
-            hint=f"tunesmith data validate {options.dataset} --task {choice.task}",
-        )
     text = recipe_text(options, choice, measured)
     _check(text, target)
     write_text(target, text)
@@ -83,13 +82,26 @@ def _target(options: InitOptions) -> Path:
     return target
 
 
-def _check_task(task: str) -> None:
-    """Refuse tasks that train on questions of their own, not on rows."""
+def _check_task(source: Source, task: str) -> None:
+    """Refuse a task that could not ask the rows afterwards."""
     if task in ("units", "countdown", "ifeval"):
         own = "is graded, but has no answers to train on" if task == "ifeval" else "makes its own"
         raise UsageError(
             f"--task {task} is not for rows of your own: it {own}.",
-            hint="leave --task out, and the rows decide",
+            hint=UNASKED,
+        )
+    from tunesmith.data.readers import Row
+    from tunesmith.tasks.base import GradedTask
+    from tunesmith.tasks.registry import get_task
+
+    graded = get_task(task)
+    first = next((item for item in source.rows() if isinstance(item, Row)), None)
+    if first is not None and isinstance(graded, GradedTask) and not graded.reads(first.fields):
+        raise DataError(
+            f"{first.origin}: no question of the task {task}; the fields are "
+            f"{', '.join(first.fields)}.",
+            expected=f"{graded.problems_called}, laid out as {task} reads them",
+            hint=UNASKED,
         )
 
 
@@ -126,7 +138,21 @@ def _measure(options: InitOptions, source: Source, task: str) -> tuple[Judgement
     if not examples and not judgement.refused:
         raise DataError(f"{options.dataset} holds no rows.", expected="at least one row")
     if judgement.cut_short:
-        raise judgement.faults[-1].error()
+        raise next(fault for fault in judgement.faults if fault.rest).error()
+    if not judgement.accepted:
+        first = judgement.faults[0]
+        raise DataError(
+            f"None of the {judgement.refused:,} rows of {options.dataset} can be used; the first: "
+            f"{first.origin}: {first.reason}.",
+            expected=first.expected,
+            hint=first.hint or f"tunesmith data validate {options.dataset} --task {task}",
+        )
+    if plain and task in REPLY_TASKS and not REPLY_TASKS[task].takes_plain:
+        raise DataError(
+            f"{options.dataset} holds plain text, which --task {task} cannot reply to.",
+            expected="a conversation, or a prompt with its answer",
+            hint="--task domain",
+        )
     measured = Measured(
         rows.read_as,
         judgement.accepted,
@@ -144,17 +170,10 @@ def _measure(options: InitOptions, source: Source, task: str) -> tuple[Judgement
     if len(prompts) < 2 and not (plain and examples == 1):
         raise DataError(
             f"{options.dataset}: nothing can be held out, since all rows that can be used have "
-            "one and the same prompt."
-            if judgement.accepted
-            else f"{options.dataset}: no row can be used{_first(judgement)}.",
+            "one and the same prompt.",
             expected="rows with at least two different prompts",
         )
     return judgement, measured
-
-
-def _first(judgement: Judgement) -> str:
-    fault = judgement.faults[0] if judgement.faults else None
-    return f"; the first: {fault.origin}: {fault.reason}" if fault else ""
 
 
 def _say(judgement: Judgement, choice: Choice) -> None:
@@ -170,9 +189,9 @@ def _say(judgement: Judgement, choice: Choice) -> None:
             f"({found.longest_at})."
         )
     for reason, kind in judgement.reasons.items():
-        console.warn(f"{kind.count:,} refused: {reason} ({', '.join(kind.places)})")
+        console.warn(f"{kind.count:,} refused: {reason} (first {kind.places[0]})")
     for what, kind in judgement.warnings.items():
-        console.say(f"Odd: {kind.count:,} x {what} ({', '.join(kind.places)})")
+        console.say(f"Odd: {kind.count:,} x {what} (first {kind.places[0]})")
     console.say(f"Task: {choice.task}, because {choice.why}.")
 
 
