@@ -19,6 +19,9 @@ from tunesmith.workflows.recipe import check_references, run
 from tunesmith.workflows.recipe_file import Recipe, load_recipe
 
 MANY = 12
+BRIEF = ["train.max_steps=2", "eval.limit=2", "eval.max_new_tokens=8", "train.report_to=none"]
+BRIEF += ["train.forgetting=false", "train.eval_samples=0"]
+"""What keeps a recipe's run to seconds."""
 Make = Callable[[int], dict[str, Any]]
 
 
@@ -239,9 +242,7 @@ def test_a_recipe_runs_to_its_report(file: str, more: list[str], overrides: list
         "\n\n".join(f"In {n} it rained, and it was cold." for n in range(40))
     )
     begun(file, *more)
-    short = ["train.max_steps=2", "eval.limit=2", "eval.max_new_tokens=8", "train.report_to=none"]
-    short += ["train.forgetting=false", "train.eval_samples=0"]
-    records = run("recipe.yaml", [*short, *overrides], output_dir="runs")
+    records = run("recipe.yaml", [*BRIEF, *overrides], output_dir="runs")
     assert [record.stage.verb for record in records] == [
         "data", "eval", "train", "eval", "compare", "report",
     ]  # fmt: skip
@@ -335,3 +336,22 @@ def test_names_that_yaml_would_take_for_something_else() -> None:
     write("no: 'x' #1.jsonl", chat)
     recipe = begun("no: 'x' #1.jsonl")
     assert len(split(recipe)[0]) + len(split(recipe)[1]) == MANY
+
+
+def test_rows_in_a_folder_that_is_called_like_a_stage() -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([LAYOUTS["messages"][0](n) for n in range(MANY)]).save_to_disk("rows")
+    assert sum(map(len, split(begun("rows")))) == MANY
+
+
+KINDS = (*QUESTIONS, "messages", "preference pairs", "RAFT", "text", "code")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_recipe_runs_to_its_report(name: str) -> None:
+    make, _ = {**LAYOUTS, **QUESTIONS}[name]
+    begun(write("mine.jsonl", make))
+    records = run("recipe.yaml", [*BRIEF], output_dir="runs")
+    assert records[-1].stage.verb == "report"

@@ -28,6 +28,8 @@ MOST = 0.3
 ASKED = 400
 """Questions that an evaluation asks at most, as ``tunesmith eval`` does."""
 STEP_OF_LENGTH = 64
+STAGES = ("rows", "before", "tuned", "after", "compare", "report")
+"""What the stages are called."""
 UNMEASURED = "no model was named, so lengths were counted in words"
 
 
@@ -99,7 +101,10 @@ def _head(options: InitOptions, choice: Choice, found: Measured) -> list[str]:
 
 def _data(options: InitOptions, choice: Choice, found: Measured) -> list[str]:
     share, rows = _share(found), found.prompts
-    keys: dict[str, Any] = {"dataset": options.dataset, "task": choice.task}
+    dataset = options.dataset
+    if dataset.partition("/")[0] in STAGES and Path(dataset).exists():
+        dataset = f"./{dataset}"  # else it would be taken for the stage of that name
+    keys: dict[str, Any] = {"dataset": dataset, "task": choice.task}
     keys |= {"columns": dict(options.columns)} if options.columns else {}
     keys |= {"encoding": options.encoding} if options.encoding else {}
     keys |= {"split": options.split} if options.split != "train" else {}
