@@ -200,6 +200,8 @@ def test_bodies_have_limits(server: Running) -> None:
         assert post(b"{}", {"content-type": "text/plain"}) == (415, "wrong_content_type")
         for bad in (b"", b"\xff\xfe", b"{", b"[]", b"null", b'{"a":NaN}', b'{"a":1,"a":2}'):
             assert post(bad) == (400, "invalid_json"), bad
+        with raw(server, request_bytes(CHAT).replace(b"-Length: ", b"-Length: 999")[:-20]) as early:
+            assert b" 413 " in early.recv(100)  # before any of it has come
         assert client.get("/health", headers={"x-long": "y" * 20_000}).status_code == 431
 
 

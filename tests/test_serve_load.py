@@ -33,10 +33,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with launched("--max-new-tokens", "64", "--max-choices", "8", "--log-level", "error") as (
-        _,
-        at,
-    ):
+    with launched("--max-new-tokens", "64", "--max-choices", "8") as (_, at, _log):
         yield at
 
 
