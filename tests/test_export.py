@@ -19,9 +19,10 @@ from tiny_models import CHATML, tiny_model, tiny_tokenizer
 from tunesmith.cli import main
 from tunesmith.data.render import Renderer
 from tunesmith.errors import ModelError, UsageError
-from tunesmith.export import bundle, hostile, parity, reader, weights
+from tunesmith.export import bundle, parity, reader, weights
 from tunesmith.export.parity import Trained, ask_trained, compare
 from tunesmith.models.adapters import add_lora
+from tunesmith.models.folder import check_folder
 from tunesmith.models.load import load
 from tunesmith.types import Segment
 from tunesmith.workflows import export as workflow
@@ -308,9 +309,8 @@ SWELL = (
 @pytest.mark.parametrize("template", [BOMB, FLOOD, SWELL], ids=["bomb", "flood", "swell"])
 @pytest.mark.parametrize("config", [False, True], ids=["file", "config"])
 def test_a_template_that_does_not_end_is_refused(
-    template: str, config: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: str, config: bool, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hostile, "SECONDS", 1)
     base = save_base(tmp_path / "base")
     (base / "chat_template.jinja").write_text(CHATML if config else template)
     if config:
@@ -345,7 +345,7 @@ def test_the_links_of_the_hubs_cache_are_followed(base: Path, tmp_path: Path) ->
         blob = tmp_path / "models--a--b" / "blobs" / str(number)
         shutil.copy(path, blob)
         (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
-    hostile.check_folder(snapshot)
+    check_folder(snapshot)
 
 
 @eight

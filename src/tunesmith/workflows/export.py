@@ -84,7 +84,6 @@ def _export(options: ExportOptions) -> Exported:
     _check_target(target, options.overwrite)
     source = find_source(options.model)
     _check_formats(options, source)
-    _check_folders(source)
     in_full = options.model_copy(update={"dtype": "float32"})
     loaded, renderer = open_model(in_full, bits=source.bits)
     prompts, origin = prompts_of(source.run)
@@ -105,14 +104,6 @@ def _export(options: ExportOptions) -> Exported:
         write_json(folder / MANIFEST, manifest)
     console.say(f"Export: {target}")
     return Exported(target, manifest)
-
-
-def _check_folders(source: Source) -> None:
-    from tunesmith.export.hostile import check_folder
-
-    for name in filter(None, (source.ref.path, source.ref.adapter)):
-        if Path(name).is_dir():
-            check_folder(Path(name))
 
 
 def _steps(options: ExportOptions) -> list[Callable[[Making], None]]:
