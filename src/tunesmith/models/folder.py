@@ -74,10 +74,12 @@ def check_folder(folder: Path) -> None:
         _check_adapter(adapter, weights, folder)
     tokenizer = folder / "tokenizer.json"
     there = tokenizer.is_file()
-    words_held = config.get("vocab_size")
-    if there and words_held and tokenizer.stat().st_size > (most := 4 * MIB + A_WORD * words_held):
+    size = tokenizer.stat().st_size if there else 0
+    held = config.get("vocab_size")
+    most = 4 * MIB + A_WORD * held if isinstance(held, int) else size
+    if size > most:
         raise ModelError(
-            f"{tokenizer} has {tokenizer.stat().st_size:,} bytes for {words_held:,} words.",
+            f"{tokenizer} has {size:,} bytes for {held:,} words.",
             expected=f"at most {most:,} bytes",
         )
     try_out(
@@ -86,7 +88,7 @@ def check_folder(folder: Path) -> None:
         patterns=_patterns(adapter),
         tokenizer=str(tokenizer.resolve()) if there else None,
         digest=hash_file(tokenizer) if there else "",
-        size=tokenizer.stat().st_size if there else 0,
+        size=size,
     )
 
 

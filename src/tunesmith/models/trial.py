@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from tunesmith.errors import ModelError
 
-SECONDS = 1.0
+SECONDS = 0.8
 """Of the processor, for each template and pattern, and for a small tokenizer."""
 MEGABYTES = 384
 LONGEST = 1_000_000
