@@ -57,9 +57,7 @@ def refused(case: Case, models: tuple[Path, Path], home: Path) -> None:
 
 
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
-def test_a_hostile_folder_is_refused(
-    case: Case, models: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_hostile_folder_is_refused(case: Case, models: tuple[Path, Path], tmp_path: Path) -> None:
     refused(case, models, tmp_path)
 
 

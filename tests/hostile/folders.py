@@ -1,6 +1,6 @@
 """Model folders that are not what they seem: each spoils a sound one, and names its refusal.
 
-    python tests/hostile/folders.py FOLDER     writes them all, to be looked at
+python tests/hostile/folders.py FOLDER     writes them all, to be looked at
 """
 
 from __future__ import annotations
@@ -190,9 +190,7 @@ def replacing(letter: str, times: int, again: int = 1) -> Spoil:
     """Return what makes a letter of a text into very many, in so many steps."""
     step = {"type": "Replace", "pattern": {"String": letter}, "content": letter * times}
     return tokenizer(
-        lambda found: found.update(
-            normalizer={"type": "Sequence", "normalizers": [step] * again}
-        )
+        lambda found: found.update(normalizer={"type": "Sequence", "normalizers": [step] * again})
     )
 
 
@@ -392,7 +390,7 @@ CASES = (
     ), "adds 60,000 tokens"),
     Case("text-of-megabytes", replacing("a", 10**6), "a hundred tokens of a letter"),
     Case("text-that-doubles", replacing("a", 2, 60), "a hundred tokens of a letter", slow=True),
-    Case("words-that-backtrack", splitting("(a|a|aa)+$b"), "tokenizer.json (cannot|takes over)", slow=True),
+    Case("words-that-backtrack", splitting("(a|a|aa)+$b"), "json (cannot|takes)", slow=True),
     Case("tokens-to-fill", tokenizer(
         lambda found: found.update(padding=PAD)
     ), "a hundred tokens of a letter"),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from tunesmith.config.options import Options
 from tunesmith.config.schema import ModelOptions
 
 Format = Literal["bundle", "merged", "adapter", "gguf"]
@@ -28,3 +29,16 @@ class ExportOptions(ModelOptions):
     """Licence that the model card of the bundle names; the base's own if unset."""
     overwrite: bool = False
     """Replace an export that lies there already."""
+
+
+class ConvertOptions(Options):
+    """Everything that ``tunesmith convert`` knows."""
+
+    folder: str
+    """Folder of a model whose weights are pickles: pytorch_model.bin, or parts with an index."""
+    output: str
+    """Folder to make: the weights as safetensors, with configuration and tokenizer."""
+    unsafe_exec: bool = False
+    """Read the pickle even where the process that reads it cannot be confined."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is shown on the terminal."""

@@ -105,9 +105,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _entry(
-    file: Path, name: str, entry: Any, room: int
-) -> tuple[tuple[int, ...], tuple[int, int]]:
+def _entry(file: Path, name: str, entry: Any, room: int) -> tuple[tuple[int, ...], tuple[int, int]]:
     """Return the shape and the place of a tensor, both checked."""
     try:
         kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
@@ -172,5 +170,7 @@ def _check_names(part: dict[str, Any], path: Path) -> None:
         raise ModelError(f"{path} takes weights from {str(named)!r}, outside of its folder.")
     for key in ("dtype", "torch_dtype"):
         value = part.get(key)
-        if value is not None and not re.fullmatch(r"(torch\.)?(b?float\d*\w*|auto|half)", str(value)):
+        if value is not None and not re.fullmatch(
+            r"(torch\.)?(b?float\d*\w*|auto|half)", str(value)
+        ):
             raise ModelError(f"{path}: {key} is {str(value)[:60]!r}.", expected="float32 or alike")

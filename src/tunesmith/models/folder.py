@@ -233,7 +233,10 @@ def _templates(folder: Path, words: dict[str, Any]) -> Iterator[str]:
     for path in (folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")):
         if path.is_file():
             yield path.read_text(encoding="utf-8", errors="replace")
-    found = [words.get("chat_template"), read_json(folder / "chat_template.json").get("chat_template")]
+    found = [
+        words.get("chat_template"),
+        read_json(folder / "chat_template.json").get("chat_template"),
+    ]
     for given in found:
         for one in given if isinstance(given, list) else [given]:
             text = one.get("template") if isinstance(one, dict) else one

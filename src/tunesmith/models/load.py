@@ -60,6 +60,8 @@ class LoadedModel:
     """What of the weights bitsandbytes holds in four or eight bits."""
     int8: Int8Weights | None = None
     """What of the weights is held in eight bits for generating only."""
+    unused: tuple[str, ...] = ()
+    """Weights of the folder that the architecture has no place for."""
 
     @property
     def described(self) -> str:
@@ -178,7 +180,10 @@ def load(
         model.to(chosen)
     held = hold_in_int8(model, wanted) if int8 else None
     model.eval()
-    return LoadedModel(model, tokenizer, ref, chosen, wanted, quantised=quantised, int8=held)
+    unused = tuple(sorted(about["unexpected_keys"]))
+    return LoadedModel(
+        model, tokenizer, ref, chosen, wanted, quantised=quantised, int8=held, unused=unused
+    )
 
 
 @dataclass(frozen=True, slots=True)

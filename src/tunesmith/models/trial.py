@@ -125,7 +125,7 @@ def _try_out(
     templates: tuple[str, ...],
     patterns: tuple[str, ...],
     tokenizer: str | None,
-    digest: str,
+    _digest: str,
     size: int,
     seconds: float,
 ) -> None:
