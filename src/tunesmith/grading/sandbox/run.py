@@ -244,14 +244,14 @@ def _outcome(made: bytes | None, output: bytes, limits: Limits) -> Outcome:
 
 def users() -> list[int]:
     """Return the users of tester and program; none where this process cannot become another."""
-    if os.geteuid() or not _has_allusers():
+    if os.geteuid() or not _has_all_users():
         return []
     base = _UIDS + (os.getpid() % 100_000) * 200 + 2 * (_launcher().number % 100)
     return [base, base + 1]
 
 
 @lru_cache(maxsize=1)
-def _has_allusers() -> bool:
+def _has_all_users() -> bool:
     """Say whether the users that nobody is exist here: root of a container may have a few only."""
     try:
         lines = Path("/proc/self/uid_map").read_text().splitlines()
