@@ -9,7 +9,7 @@ from pydantic import Field
 from tunesmith.config.options import Options
 from tunesmith.config.schema import ModelOptions
 
-Format = Literal["bundle", "merged", "adapter", "gguf"]
+Format = Literal["bundle", "merged", "adapter", "gguf", "onnx"]
 GgufType = Literal["f32", "f16", "q8_0"]
 
 
@@ -20,7 +20,8 @@ class ExportOptions(ModelOptions):
     """Folder to make: each format in a folder of its name, with manifest.json beside them."""
     formats: list[Format] = Field(default=["bundle"], min_length=1)
     """merged: weights with the adapter folded in; adapter: the adapter alone, for PEFT; gguf: for
-    llama.cpp and Ollama; bundle: merged, with a model card, a smoke test and a Dockerfile."""
+    llama.cpp and Ollama; onnx: the logits as a graph, for ONNX Runtime; bundle: merged, with a
+    model card, a smoke test and a Dockerfile."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights of merged and bundle; auto is that of the base as it was saved."""
     gguf_types: list[GgufType] = Field(default=["f16"], min_length=1)
