@@ -249,6 +249,17 @@ def test_a_folder_is_replaced_only_if_it_is_an_export(base: Path, tmp_path: Path
     tunesmith.export(**given, overwrite=True)
 
 
+@pytest.mark.usefixtures("here")
+def test_an_export_that_a_kill_left_beside_its_place_comes_back(base: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"model": str(base), "formats": ["merged"]}
+    out = tmp_path / "out"
+    tunesmith.export(**given, output_dir=str(out))
+    out.rename(tmp_path / ".out.before")
+    with pytest.raises(UsageError, match="holds an export already"):
+        tunesmith.export(**given, output_dir=str(out))
+    assert (out / "merged" / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -455,6 +466,8 @@ ELSEWHERE = {
     "output_dir": "every test here",
     "overwrite": "test_a_folder_is_replaced_only_if_it_is_an_export",
     "gguf_types": "test_gguf",
+    "push_to_hub": "test_push",
+    "private": "test_push: test_what_went_up_is_the_folder",
     "device": "test_backends: where a model is loaded",
 }
 

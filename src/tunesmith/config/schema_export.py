@@ -30,6 +30,11 @@ class ExportOptions(ModelOptions):
     """Licence that the model card of the bundle names; the base's own if unset."""
     overwrite: bool = False
     """Replace an export that lies there already."""
+    push_to_hub: str | None = None
+    """Upload the one format that is made to this repository, user/name, once it has been compared
+    with the trained model; the token is that of HF_TOKEN or of hf auth login."""
+    private: bool = False
+    """Make the repository of --push-to-hub a private one."""
 
 
 class ConvertOptions(Options):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema_export import ExportOptions
 from tunesmith.errors import ModelError, UsageError
-from tunesmith.storage import whole_folder, write_json, write_text
+from tunesmith.storage import settle_folder, whole_folder, write_json, write_text
 from tunesmith.workflows import console
 from tunesmith.workflows.export_manifest import KIND, MANIFEST, Making, files_of, manifest_of
 from tunesmith.workflows.export_source import (
@@ -25,7 +25,7 @@ from tunesmith.workflows.export_source import (
 from tunesmith.workflows.opening import open_model
 
 if TYPE_CHECKING:
-    pass
+    from tunesmith.export.hub import Hub
 
 KINDS = {"f32": "float32", "f16": "float16", "q8_0": "q8_0"}
 """Types of GGUF, by the limits that hold for them."""
@@ -38,6 +38,14 @@ CONSUMERS = {
 """What reads an export, and the package that it is."""
 PACKAGES = {"gguf": ("gguf",), "onnx": ("onnx", "onnxscript")}
 """What writes a format."""
+READERS = {
+    "adapter": "PEFT",
+    "bundle": "transformers",
+    "gguf": "llama.cpp",
+    "merged": "transformers",
+    "onnx": "onnxruntime",
+}
+"""What reads a format."""
 INSTALL = {"llama.cpp": "pip install llama-cpp-python"}
 
 
@@ -65,9 +73,11 @@ def export(**settings: Any) -> Exported:
 
 def _export(options: ExportOptions) -> Exported:
     target = Path(options.output_dir)
+    settle_folder(target)
     _check_target(target, options.overwrite)
     source = find_source(options.model)
     _check_formats(options, source)
+    hub = _hub(options)
     in_full = options.model_copy(update={"dtype": "float32"})
     loaded, renderer = open_model(in_full, bits=source.bits)
     prompts, origin = prompts_of(source.run)
@@ -87,7 +97,44 @@ def _export(options: ExportOptions) -> Exported:
         manifest = manifest_of(making)
         write_json(folder / MANIFEST, manifest)
     console.say(f"Export: {target}")
+    if hub is not None:
+        _push(hub, making, target)
     return Exported(target, manifest)
+
+
+def _hub(options: ExportOptions) -> Hub | None:
+    """Return the hub to push to, asked whether it knows us, before hours of work."""
+    name = options.push_to_hub
+    if name is None:
+        return None
+    [form, *more] = options.formats
+    consumer = READERS[form]
+    if more:
+        raise UsageError("--push-to-hub takes one format.", hint=f"--formats {form}")
+    if importlib.util.find_spec(CONSUMERS[consumer]) is None:
+        raise UsageError(
+            f"--push-to-hub uploads what was compared, and {consumer} is not installed.",
+            hint=INSTALL.get(consumer, f"pip install {consumer}"),
+        )
+    from tunesmith.export.hub import Hub
+
+    hub = Hub(name)
+    console.say(f"Pushing to {name} as {hub.check()} when all is compared.")
+    return hub
+
+
+def _push(hub: Hub, making: Making, target: Path) -> None:
+    """Upload an export that holds; whatever goes wrong, the folder stays."""
+    form = making.options.formats[0]
+    if not all(one is not None and one.holds for one in making.results.values()):
+        raise ModelError(
+            f"{target} was not compared with the trained model, so it was not pushed.",
+            hint="--formats merged, or bundle",
+        )
+    private = making.options.private
+    with console.bar(f"uploading to {hub.name}", 1):
+        page = hub.push(target / form, private=private, say=console.say)
+    console.say(f"On the hub, every file as here: {page}{' (private)' if private else ''}")
 
 
 def _steps(options: ExportOptions) -> list[Callable[[Making], None]]:
@@ -276,6 +323,8 @@ def _check_formats(options: ExportOptions, source: Source) -> None:
         raise UsageError(
             f"{source.ref.described} has no adapter.", hint="--formats merged, or bundle"
         )
+    if options.private and options.push_to_hub is None:
+        raise UsageError("--private does nothing without --push-to-hub.")
     known = ExportOptions.model_fields
     uses = {"dtype": ("merged", "bundle"), "gguf_types": ("gguf",), "license": ("bundle",)}
     for name, formats in uses.items():
