@@ -294,7 +294,10 @@ def test_what_cannot_be_converted_is_said_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {"folder": str(tmp_path / "old"), "output": str(tmp_path / "new")}
-    with pytest.raises(UsageError, match="holds no config"):
+    with pytest.raises(UsageError, match="old' is no folder"):
+        tunesmith.convert(**given)
+    (tmp_path / "old").mkdir()
+    with pytest.raises(UsageError, match="old' holds no config"):
         tunesmith.convert(**given)
     save_pickled(tmp_path / "old")
     with pytest.raises(ModelError, match=r"pytorch_model\.bin, a pickle") as said:
@@ -324,7 +327,7 @@ def test_a_confined_process_converts(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["convert", str(tmp_path / "old"), "--output", str(tmp_path / "new")]) == 0
     assert same(tmp_path / "new", model)
     told = capsys.readouterr().err
-    assert "Confined: own namespaces without network" in told
+    assert "Read in a process of its own: no network, no files but this one" in told
     assert "lm_head.weight is model.embed_tokens.weight" in told
 
 

@@ -248,7 +248,15 @@ def check_folders(ref: ModelRef) -> None:
     if ref.adapter:
         check_folder(Path(ref.adapter))
     folder = Path(ref.path)
-    if not folder.is_dir() or folder == ASSETS / "tiny":
+    if folder == ASSETS / "tiny":
+        return
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        # A hub's model that lies in the cache is a foreign folder like any other.
+        cached = try_to_load_from_cache(ref.path, "config.json")
+        if isinstance(cached, str):
+            check_folder(Path(cached).parent)
         return
     check_folder(folder)
     _check_weights(folder)

@@ -12,6 +12,10 @@ from tunesmith.storage import whole_folder
 from tunesmith.workflows import console
 
 
+CONFINED = "Read in a process of its own: no network, no files but this one, no rights, limits."
+UNCONFINED = "UNSAFE: read with limits and few system calls, but with the user's files in reach."
+
+
 def command(resolved: Resolved[ConvertOptions]) -> int:
     """Handle ``tunesmith convert``; the folder's path goes to stdout."""
     print(_convert(resolved.options))
@@ -30,8 +34,9 @@ def _convert(options: ConvertOptions) -> Path:
     console.set_level(options.log_level)
     source, target = Path(options.folder), Path(options.output)
     if not (source / "config.json").is_file():
+        lacks = "holds no config.json" if source.is_dir() else "is no folder"
         raise UsageError(
-            f"{options.folder!r} holds no config.json.",
+            f"{options.folder!r} {lacks}.",
             expected="the folder of a model: config.json, a tokenizer and pytorch_model.bin",
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -45,7 +50,7 @@ def _convert(options: ConvertOptions) -> Path:
     mode = sandbox.mode_for(unsafe=options.unsafe_exec, what="Readers of pickles")
     size = sum(path.stat().st_size for path in pickles)
     console.say(f"Pickles: {len(pickles)}, {size:,} bytes; read as weights alone.")
-    console.say(f"Confined: {sandbox.described(mode)}.")
+    console.say(CONFINED if mode != "none" else UNCONFINED)
     with whole_folder(target, 2 * size) as folder:
         made = convert_folder(source, folder, mode)
     for file in made.record["files"]:
