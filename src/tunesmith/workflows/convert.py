@@ -11,7 +11,6 @@ from tunesmith.errors import UsageError
 from tunesmith.storage import whole_folder
 from tunesmith.workflows import console
 
-
 CONFINED = "Read in a process of its own: no network, no files but this one, no rights, limits."
 UNCONFINED = "UNSAFE: read with limits and few system calls, but with the user's files in reach."
 
