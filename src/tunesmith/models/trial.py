@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 
 from tunesmith.errors import ModelError
 
@@ -115,23 +114,29 @@ def try_out(
     ``where`` is the folder, for the message. ``tokenizer`` is the path of a tokenizer.json of
     ``size`` bytes and with the hash ``digest``, by which a file that was tried is known again.
     """
-    _try_out(where, tuple(templates), tuple(patterns), tokenizer, digest, size, SECONDS)
+    # The same contents in another folder have been tried.
+    key = (tuple(templates), tuple(patterns), digest, size, SECONDS)
+    if key not in _passed:
+        _try_out(where, templates, patterns, tokenizer, size)
+        _passed[key] = None
+        if len(_passed) > CACHED:
+            del _passed[next(iter(_passed))]
 
 
-# The path of a tokenizer is part of the key, its hash says whether it is still the same file.
-@lru_cache(maxsize=CACHED)
+_passed: dict[tuple[object, ...], None] = {}
+
+
 def _try_out(
     where: str,
-    templates: tuple[str, ...],
-    patterns: tuple[str, ...],
+    templates: Sequence[str],
+    patterns: Sequence[str],
     tokenizer: str | None,
-    _digest: str,
     size: int,
-    seconds: float,
 ) -> None:
+    seconds = SECONDS
     patience = seconds * (1 + size / SLOWER)
     order = {
-        "templates": templates,
+        "templates": list(templates),
         "patterns": [[pattern, NAME] for pattern in patterns],
         "tokenizer": tokenizer,
         "seconds": seconds,
