@@ -358,6 +358,23 @@ def test_conversations_that_part_are_shown_whole_from_there() -> None:
     assert "x" not in shown["B"].replace("text", "")
 
 
+def test_ratings_have_an_interval_of_their_own_scale() -> None:
+    names = [f"p{n}" for n in range(20)]
+    asked = items(**{name: (name, "", "") for name in names})
+    for low, step in ((5, 1), (1, 3)):
+        marks = {
+            (name, 0): Verdict(0.5, str(low + n % 4 * step), "") for n, name in enumerate(names)
+        }
+        found = rated(asked, marks)
+        assert found.interval is not None
+        assert found.interval.low < found.mean < found.interval.high
+        assert found.interval.high - found.interval.low < step * 1.5
+    few = {(name, 0): Verdict(0.5, mark, "") for name, mark in zip(names, "112", strict=False)}
+    ends = rated(asked[:3], few).interval
+    assert ends is not None
+    assert ends.low == 1.0
+
+
 # Labels.
 
 

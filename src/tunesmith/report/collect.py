@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import TunesmithError, UsageError
 from tunesmith.evaluate.compare import Comparison, compare
+from tunesmith.evaluate.metrics import Summary, summarise
 from tunesmith.evaluate.records import ResultSet, load, stored_sets
 from tunesmith.report import evidence, lineage
 from tunesmith.report.curves import read_metrics, training_charts
@@ -51,9 +53,9 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
     manifests = _named(root, "manifest.json", notes)
     stages = _stages(root, notes)
     order = {stage.name: place for place, stage in enumerate(stages)}
-    stored = _stored_comparisons(root, notes)
-    compared = [name for one in stored for name in one.summaries] or list(order)
     found = _sets(root, notes)
+    stored = _stored_comparisons(root, {s.name: s for _, s in found.values()}, notes)
+    compared = [name for one in stored for name in one.summaries] or list(order)
     sets = sorted(
         (result for _, result in found.values()),
         key=lambda s: compared.index(s.name) if s.name in compared else len(compared),
@@ -170,8 +172,13 @@ def _sets(root: Path, notes: list[str]) -> dict[str, tuple[Path, ResultSet]]:
     return found
 
 
-def _stored_comparisons(root: Path, notes: list[str]) -> list[Comparison]:
-    """Return the stored comparisons, the largest first, without those that are part of another."""
+def _stored_comparisons(
+    root: Path, sets: Mapping[str, ResultSet], notes: list[str]
+) -> list[Comparison]:
+    """Return the stored comparisons, the largest first, without those that are part of another.
+
+    Nor one that tells other scores of the sets than they have now.
+    """
     found: list[Comparison] = []
     for file in sorted(root.rglob("comparison.json")):
         apart = _inside_a_run(root, file.parent) or file.parent.name == GENERAL
@@ -179,15 +186,27 @@ def _stored_comparisons(root: Path, notes: list[str]) -> list[Comparison]:
         if content is None:
             continue
         try:
-            found.append(Comparison.from_json(content))
-        except (KeyError, TypeError, ValueError):
+            one = Comparison.from_json(content)
+        except (KeyError, TypeError, ValueError, AttributeError):
             notes.append(f"{file} is no comparison; it is left out.")
+            continue
+        old = [n for n, told in one.summaries.items() if n in sets and not _is_of(told, sets[n])]
+        if old:
+            notes.append(f"{file} tells other scores of {old[0]!r} than are stored; left out.")
+        else:
+            found.append(one)
     found.sort(key=lambda comparison: -len(comparison.summaries))
     kept: list[Comparison] = []
     for one in found:
         if not any(one.summaries.keys() <= other.summaries.keys() for other in kept):
             kept.append(one)
     return kept
+
+
+def _is_of(summary: Summary, result: ResultSet) -> bool:
+    now = summarise(result.first_round().attempts)
+    counts = [(one.n, one.graded, one.correct) for one in (summary, now)]
+    return counts[0] == counts[1] and math.isclose(summary.accuracy, now.accuracy, abs_tol=1e-9)
 
 
 def _inside_a_run(root: Path, folder: Path) -> bool:

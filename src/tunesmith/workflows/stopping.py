@@ -60,11 +60,19 @@ def tell_stop(rule: StopRule, folder: Path) -> None:
     """Say where an evaluation stopped, and write it down beside its attempts."""
     from tunesmith.evaluate.records import STOPPED
 
+    forget_stop(folder)
     if rule.stopped is None:
         console.say(f"All questions were asked before the difference to {rule.name} was clear.")
         return
     write_json(folder / f"{STOPPED}.json", rule.stopped.to_json())
     console.say(rule.stopped.sentence())
+
+
+def forget_stop(folder: Path) -> None:
+    """Take away what an earlier stop has written: asking goes on, and may be stopped halfway."""
+    from tunesmith.evaluate.records import STOPPED
+
+    (folder / f"{STOPPED}.json").unlink(missing_ok=True)
 
 
 def tell_compared(options: EvalOptions, result: EvalResult) -> None:
