@@ -439,6 +439,11 @@ def test_eval_stops_when_clear_and_compare_knows(tmp_path, monkeypatch, capsys):
     save(Path("elsewhere"), replace(base, header=replace(base.header, name="third")))
     assert main(["eval", *quiet, "--name", "third", "--compare-with", "elsewhere"]) == 2
     assert not Path("runs/third").exists(), "said before anything is asked"
+    shutil.copytree("runs/best", "runs/third/own")
+    for own, baseline in (("best", "runs/best"), ("third", "runs/third/own")):
+        clash = ["eval", *quiet, "--name", own, "--overwrite", "--compare-with", baseline]
+        assert main(clash) == 2
+        assert Path(baseline, "attempts.jsonl").is_file(), "nothing is removed before"
 
 
 def test_a_stopped_set_can_be_voted_on_and_cut():

@@ -127,6 +127,7 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     respondent = open_respondent(options)
     name = options.name or default_name(options, task, style)
     folder = Path(options.output_dir) / name
+    watch = stop_rule(options, problems, name, folder)
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     variant = examples_hash(options)
@@ -134,7 +135,6 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     if style == SOCRATIC:
         problems, variant = decompose(options, task, problems, folder, respondent)
     plan = plan_of(options, task, problems, style, sampling, variant)
-    watch = stop_rule(options, problems, name)
     if watch is not None:
         plan = watch.planned(plan)
     result = collect_from(respondent, plan, task.grade, folder, name, options.split, watch)
