@@ -34,6 +34,8 @@ from tunesmith.tasks.registry import get_task, task_names
 
 GENERAL = "general"
 """Folder beside a run's own evaluations that holds those of the general suite."""
+EXPORT = "tunesmith.export"
+"""What an exported model's manifest says that it is."""
 FORGETTING = "forgetting.json"
 """In that folder: what the suite shows before and after."""
 
@@ -72,7 +74,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
         )
     comparisons = stored or _comparisons(sets, notes)
     parts = parts_of_sets([found[s.name] for s in sets], comparisons, notes)
-    losses = list(_sentences(manifests, "losses"))
+    losses = list(_sentences(manifests, "losses", notes))
     own = manifests.get("", {})
     loss = evidence.read_loss(own.get("loss"))
     parts["headline"] = parts["headline"] or losses[:1]
@@ -111,7 +113,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
             for name, rows in _mapping(manifest, "counts").items()
             if isinstance(rows, Mapping)
         ],
-        contamination=list(_sentences(manifests, "contamination")),
+        contamination=list(_sentences(manifests, "contamination", notes)),
         overlaps=_of_each(manifests, lineage.overlap_tables),
         cost=[
             table
@@ -125,7 +127,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
         ],
         facts=_facts(sets, manifests),
         notes=notes,
-        commands=_commands(root, sets),
+        commands=_commands([folder for folder, _ in found.values()]),
     )
 
 
@@ -281,12 +283,12 @@ def _facts(
     return list(facts)
 
 
-def _commands(root: Path, sets: Sequence[ResultSet]) -> list[Command]:
+def _commands(own: Sequence[Path]) -> list[Command]:
+    """Return what to type next; ``own`` are the folders of the sets on the page."""
     import shlex
 
     commands = []
-    if len(sets) > 1:
-        own = [folder for folder in stored_sets(root) if not _inside_a_run(root, folder)]
+    if len(own) > 1:
         folders = " ".join(shlex.quote(str(folder)) for folder in own)
         commands.append(
             Command("Compare the stored attempts again:", f"tunesmith compare {folders}")
@@ -318,11 +320,11 @@ def _named(root: Path, name: str, notes: list[str]) -> dict[str, dict[str, Any]]
     """Return the readable JSON mappings of one file name, by the folder they lie in."""
     found = {}
     for file in sorted(root.rglob(name)):
-        # A checkpoint and an exported model have manifests of another kind.
+        # A checkpoint and an exported model have manifests of their own.
         if any(part.startswith("checkpoint") for part in file.relative_to(root).parts):
             continue
         content = _json(file, notes)
-        if content is not None:
+        if content is not None and content.get("kind") != EXPORT:
             found[_label(root, file)] = content
     return found
 
@@ -350,8 +352,13 @@ def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _sentences(manifests: Mapping[str, Mapping[str, Any]], key: str) -> Iterable[str]:
+def _sentences(
+    manifests: Mapping[str, Mapping[str, Any]], key: str, notes: list[str]
+) -> Iterable[str]:
     for label, manifest in manifests.items():
         value = manifest.get(key)
+        if not isinstance(value, str | list | None):
+            notes.append(f"{Path(label, 'manifest.json')} holds no sentences as {key!r}.")
+            continue
         for sentence in [value] if isinstance(value, str) else value or ():
             yield f"{label}: {sentence}" if label and len(manifests) > 1 else str(sentence)
