@@ -314,7 +314,12 @@ SWELL = (
 )
 
 
-@pytest.mark.parametrize("template", [BOMB, FLOOD, SWELL], ids=["bomb", "flood", "swell"])
+ASKED = "{% if add_generation_prompt %}" + BOMB + "{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "template", [BOMB, FLOOD, SWELL, ASKED], ids=["bomb", "flood", "swell", "asked"]
+)
 @pytest.mark.parametrize("config", [False, True], ids=["file", "config"])
 def test_a_template_that_does_not_end_is_refused(
     template: str, config: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
