@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tunesmith
 from tiny_models import CHATML, tiny_model, tiny_tokenizer
@@ -70,8 +71,9 @@ def run(base: Path) -> Path:
     score = {"accuracy": 0.5, "graded": 20, "accuracy_interval": {"low": 0.25, "high": 0.75}}
     scores = {"summaries": {"tuned": score}, "pairs": [{"sentence": "No clear difference."}]}
     (run / "eval" / "comparison.json").write_text(json.dumps(scores))
-    lines = [{"step": 1, "prompt": f"How many are {n}?"} for n in range(4)]
-    (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [{"step": 1, "prompt": f"How many are {n}?\u2028\x85"} for n in range(4)]
+    rows = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (run / "samples.jsonl").write_text("".join(rows))
     return run
 
 
@@ -79,8 +81,8 @@ def run(base: Path) -> Path:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let consumers read in this process, through fresh objects; a slow test starts real ones."""
 
-    def ask(consumer: str, path: Path, trained: Trained, kind: str) -> Any:
-        request = json.loads(json.dumps(trained.request()))
+    def ask(consumer: str, path: Path, trained: Trained, kind: str, base: str | None = None) -> Any:
+        request = json.loads(json.dumps({**trained.request(), "base": base}))
         said, logits = reader.transformers_model(str(path), request, peft=consumer == "PEFT")
         found = [torch.from_numpy(logits[str(n)]) for n in range(len(logits))]
         return compare(consumer, kind, trained, said, found)
@@ -113,6 +115,13 @@ def test_every_form_of_an_adapter_equals_it(run: Path, tmp_path: Path) -> None:
         stops = json.loads((tmp_path / "out" / name / "generation_config.json").read_text())
         assert stops["eos_token_id"] == [3]
     assert (tmp_path / "out" / "merged" / "model.safetensors").stat().st_mode & 0o044 == 0o044
+    # No path of this machine leaves it: the adapter names its base, and a note says so.
+    path = str(run.parent.parent).encode()
+    given = [p for p in files if p.parent.name == "adapter"]
+    assert [p.name for p in given if path in p.read_bytes()] == []
+    config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "base"
+    assert "a folder of its own, 'base'" in manifest["notes"][0]
 
 
 @pytest.mark.usefixtures("here")
@@ -317,7 +326,12 @@ SWELL = (
 )
 
 
-@pytest.mark.parametrize("template", [BOMB, FLOOD, SWELL], ids=["bomb", "flood", "swell"])
+ASKED = "{% if add_generation_prompt %}" + BOMB + "{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "template", [BOMB, FLOOD, SWELL, ASKED], ids=["bomb", "flood", "swell", "asked"]
+)
 @pytest.mark.parametrize("config", [False, True], ids=["file", "config"])
 def test_a_template_that_does_not_end_is_refused(
     template: str, config: bool, tmp_path: Path
@@ -397,6 +411,38 @@ def test_the_bundle_tells_scores_lineage_and_licence(run: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("same", [True, False])
+def test_scores_are_told_of_the_weights_that_have_them(
+    same: bool, run: Path, base: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(run / "final_model", own / "best_model")
+    if not same:
+        state = load_file(own / "best_model" / "adapter_model.safetensors")
+        halved = {name: value / 2 for name, value in state.items()}
+        save_file(halved, own / "best_model" / "adapter_model.safetensors")
+    out = tmp_path / "out"
+    tunesmith.export(model=str(own / "best_model"), output_dir=str(out), formats=["bundle"])
+    card = (out / "bundle" / "README.md").read_text()
+    assert ("| tuned | 50.0%" in card) is same
+    assert ("- It fell." in card) is same
+    assert ("was not evaluated" in card) is not same
+    assert ("at most 3 steps" in card) is not same
+    assert r"| a\|b" in card
+
+
+@pytest.mark.usefixtures("here")
+def test_samples_that_cannot_be_read_are_said(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = shutil.copytree(run, tmp_path / "run")
+    (own / "samples.jsonl").write_text('{"step": 1}\n')
+    given = {"model": str(own), "output_dir": str(tmp_path / "out"), "formats": ["merged"]}
+    assert tunesmith.export(**given).manifest["prompts"]["of"] == "built-in ones"
+    assert "samples.jsonl cannot be read" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.usefixtures("here")
 def test_the_smoke_test_finds_what_was_changed(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -428,6 +474,27 @@ def test_a_licence_is_copied_but_no_link_is_followed(tmp_path: Path) -> None:
     assert (folder / "LICENSE").read_text() == "MIT"
     assert not (folder / "NOTICE").exists()
     assert 'license: "mit"' in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("head", "licence"),
+    [
+        ("license: mit", "mit"),
+        ("license: 'apache-2.0' # see below", "apache-2.0"),
+        ("license:\n- mit\n- bsd", "mit, bsd"),
+        ("license:\nlanguage: en", "not stated by the base"),
+        ("license: {a: b}", "not stated by the base"),
+        ("license: [", "not stated by the base"),
+        ("tags: [license]", "not stated by the base"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_licence_is_what_the_bases_card_says(
+    head: str, licence: str, end: str, tmp_path: Path
+) -> None:
+    card = f"---\n{head}\n---\nlicense: no\n".replace("\n", end)
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert bundle.licence_of(tmp_path) == licence
 
 
 @pytest.mark.usefixtures("here")

@@ -9,15 +9,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import tunesmith
 from test_workflows import write_rows
 from tiny_models import tiny_model, tiny_tokenizer
 from tunesmith.cli import main
+from tunesmith.config.schema import EvalOptions, FineTuningConfig
 from tunesmith.errors import DataError, UsageError
 from tunesmith.evaluate.compare import compare
 from tunesmith.evaluate.general import answered, by_kind, read_suite, sentence
 from tunesmith.evaluate.losses import RowLoss, compare_losses
+from tunesmith.rundir import RunDir
+from tunesmith.workflows.forgetting import (
+    FOLDER,
+    FOUND,
+    NOT_FINITE,
+    ask_general,
+    compare_general,
+)
+from tunesmith.workflows.opening import open_model
 
 WHOLE_SUITE = True
 ROOT = Path(__file__).parent.parent
@@ -122,6 +133,21 @@ def test_a_run_measures_it_and_shows_it(place):
     assert "Differences on the same problems" not in page
     assert main(["report", str(run)]) == 0
     assert "General ability" in (run / "report.html").read_text()
+
+
+def test_losses_that_are_not_finite_are_said_and_an_earlier_finding_goes(place, monkeypatch):
+    run = RunDir(place / "run")
+    loaded, renderer = open_model(EvalOptions(model="base", device="cpu"))
+    config = FineTuningConfig.model_construct(forgetting=True, forgetting_file=None)
+    ask_general(loaded, renderer, run, config, "base")
+    with torch.no_grad():
+        next(loaded.model.parameters()).mul_(math.nan)
+    ask_general(loaded, renderer, run, config, "tuned")
+    assert compare_general(run) == [NOT_FINITE]
+    assert json.loads((run.eval / FOLDER / FOUND).read_text())["loss"] is None
+    without = config.model_copy(update={"forgetting": False})
+    ask_general(loaded, renderer, run, without, "base")
+    assert [*(run.eval / FOLDER).iterdir()] == [run.eval / FOLDER / "tuned"]
 
 
 def test_a_run_of_its_own_suite_measures_that_one(place):

@@ -141,8 +141,26 @@ def test_references_have_to_be_plain() -> None:
         TASK.problems("test", source="mt")
 
 
-def test_what_does_nothing_is_refused() -> None:
-    assert main(["eval", "--task", "mt_bench", "--dataset", "mt", "--samples", "2"]) == 2
+@pytest.mark.parametrize(
+    "idle",
+    [
+        "--samples 2",
+        "--compare-with runs/other",
+        "--stop-when-clear",
+        "--clear-width 0.1",
+        "--contamination rows.jsonl",
+        "--split dev",
+        "--question-seed 3",
+    ],
+)
+def test_what_does_nothing_is_refused(idle: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering() as server:
+        assert ask(server, *idle.split()) == 2
+        assert not server.asked
+    assert f"{idle.split()[0]} does nothing" in capsys.readouterr().err
+
+
+def test_there_are_no_questions_of_its_own() -> None:
     with pytest.raises(UsageError, match="no questions of its own"):
         TASK.problems("test")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,22 @@ import pytest
 from test_compare import results, table
 from tunesmith.cli import main
 from tunesmith.errors import UsageError
-from tunesmith.evaluate.betting import anytime, betting_interval
+from tunesmith.evaluate import betting
+from tunesmith.evaluate.betting import Anytime, anytime, betting_interval
 from tunesmith.evaluate.clean import clean
 from tunesmith.evaluate.compare import Comparison, Pair, adjusted, compare
 from tunesmith.evaluate.flips import flip_interval, sign_flip_test
 from tunesmith.evaluate.needed import needed_pairs, needed_sums
-from tunesmith.evaluate.records import STOP_RULE, STOPPED, ResultSet, load, save
+from tunesmith.evaluate.records import (
+    ROUNDS,
+    STOP_RULE,
+    STOPPED,
+    AttemptLog,
+    ResultSet,
+    load,
+    save,
+    without_stop,
+)
 from tunesmith.evaluate.scores.stored import ITEMS
 from tunesmith.evaluate.seeds import seed_effect, two_way
 from tunesmith.evaluate.statistics import Interval, mcnemar_power
@@ -27,6 +38,7 @@ from tunesmith.evaluate.votes import voted
 from tunesmith.storage import write_json
 from tunesmith.types import Problem
 from tunesmith.workflows.recipe import run
+from tunesmith.workflows.stopping import tell_stop
 
 
 def grouped(result: ResultSet, field: str | None = None) -> ResultSet:
@@ -214,6 +226,15 @@ def test_runs_that_stopped_when_clear_have_no_effect_over_seeds():
         seed_effect([base], [stopped, stopped])
 
 
+def test_rounds_for_what_was_not_solved_before_are_no_gain_over_seeds():
+    scores = {f"p{n}": [float(n % 2)] for n in range(100)}
+    base = results("a", scores)
+    again = results("b", {key: [*one, 1.0] if one == [0.0] else one for key, one in scores.items()})
+    head = replace(again.header, samples=1, planned=100, details={ROUNDS: {"count": 2}})
+    found = seed_effect([base] * 3, [replace(again, header=head)] * 3)
+    assert (found.difference, found.p) == (0.0, 1.0)
+
+
 def test_one_problem_under_several_seeds_says_so():
     one = results("a", {"p": [1.0]})
     said = seed_effect([one], [one, one]).sentence()
@@ -254,6 +275,22 @@ def test_the_anytime_p_value_belongs_to_the_interval():
         assert (found.p < 0.05) is (0.0 not in found.interval)
     assert anytime([]) == anytime([0.0] * 0)
     assert anytime([0.0] * 30).p == 1.0
+
+
+def test_where_no_mean_is_possible_nothing_is_known_and_nothing_stops(monkeypatch):
+    changed = [0.0] * 32 + [-1.0] * 32
+    assert anytime(changed) == Anytime(Interval(-1.0, 1.0), 1.0)
+    # What lies between two steps of the grid is possible all the same.
+    with monkeypatch.context() as patch:
+        patch.setattr(betting, "STEPS", 20)
+        exact = betting_interval([0.525] * 300)
+    assert exact.low <= 0.525 <= exact.high < exact.low + 0.2
+    order = asked_order(f"p{n}" for n in range(96))
+    base = results("base", {key: [1.0] for key in order})
+    tuned = results("tuned", {key: [float(at < 32)] for at, key in enumerate(order)})
+    one = rule(base, 0.01)
+    assert len(run_rule(one, tuned)[1]) == 96
+    assert one.stopped is None
 
 
 def rule(base: ResultSet, width: float | None = None) -> StopRule:
@@ -304,6 +341,15 @@ def test_asking_stops_once_the_difference_is_clear():
     assert plan.fingerprint() != run_rule(rule(base, 0.2), tuned)[0].fingerprint()
 
 
+def test_no_look_is_taken_before_what_is_stored():
+    base, tuned = table(10, 0, 110, 0)
+    order = asked_order(tuned.problems)
+    stored = tuple(tuned.by_problem()[key][0] for key in order[:70])
+    one = rule(base)
+    assert len(run_rule(one, tuned, stored)[1]) == 26
+    assert one.stopped.questions == one.stopped.attempts == 96
+
+
 def test_asking_goes_on_where_nothing_is_clear_and_after_a_signal():
     base, tuned = table(40, 20, 20, 40)
     one = rule(base)
@@ -350,6 +396,27 @@ def test_eval_stops_when_clear_and_compare_knows(tmp_path, monkeypatch, capsys):
     before = Path("runs/second/attempts.jsonl").read_bytes()
     assert main([*command, "--stop-when-clear"]) == 0
     assert Path("runs/second/attempts.jsonl").read_bytes() == before
+    # Where it stopped is no longer said once asking goes on, be it to the end or not.
+    shutil.copytree("runs/second", "runs/kept")
+    shutil.copy("runs/kept/stopped.json", "runs/stop.json")
+    Path("runs/second/attempts.jsonl").unlink()
+    good = results("second", {key: [1.0] for key in found.problems}).attempts
+    head = replace(found.header, details=without_stop(found.header))
+    save(Path("runs/second"), ResultSet(head, good, found.problems))
+    with monkeypatch.context() as patch:
+        patch.setattr(AttemptLog, "append", lambda *_: pytest.fail("asked"))
+        with pytest.raises(pytest.fail.Exception):
+            main([*command, "--stop-when-clear"])
+    assert load("runs/second").missing == 64
+    assert main([*command, "--stop-when-clear"]) == 0
+    assert not Path("runs/second/stopped.json").exists()
+    assert len(load("runs/second").attempts) == 96
+    forgotten = Path("runs/kept/stopped.json")
+    tell_stop(StopRule("base", "f", {}, None), forgotten.parent)
+    assert not forgotten.exists()
+    shutil.copy("runs/stop.json", forgotten)
+    shutil.rmtree("runs/second")
+    Path("runs/kept").rename("runs/second")
     assert main(command) != 0, "the rule is part of the plan"
     capsys.readouterr()
     assert main(["compare", "runs/best", "runs/second"]) == 0
@@ -372,6 +439,11 @@ def test_eval_stops_when_clear_and_compare_knows(tmp_path, monkeypatch, capsys):
     save(Path("elsewhere"), replace(base, header=replace(base.header, name="third")))
     assert main(["eval", *quiet, "--name", "third", "--compare-with", "elsewhere"]) == 2
     assert not Path("runs/third").exists(), "said before anything is asked"
+    shutil.copytree("runs/best", "runs/third/own")
+    for own, baseline in (("best", "runs/best"), ("third", "runs/third/own")):
+        clash = ["eval", *quiet, "--name", own, "--overwrite", "--compare-with", baseline]
+        assert main(clash) == 2
+        assert Path(baseline, "attempts.jsonl").is_file(), "nothing is removed before"
 
 
 def test_a_stopped_set_can_be_voted_on_and_cut():

@@ -16,6 +16,7 @@ from tunesmith.config.schema_raft import RaftOptions
 from tunesmith.data.raft.checks import check_rows
 from tunesmith.data.raft.chunks import Chunk, chunk_documents
 from tunesmith.data.raft.documents import Document, Pair, read_documents
+from tunesmith.data.raft.items import data_set
 from tunesmith.data.raft.questions import (
     Question,
     from_model,
@@ -683,3 +684,14 @@ def test_an_address_that_nobody_asks_is_refused(
     words = ["--documents", "tunesmith/village", "--output", str(tmp_path / "o.jsonl")]
     assert main(["data", "raft", *words, "--address", "http://localhost:9"]) == 2
     assert "does nothing without --ask address" in capsys.readouterr().err
+
+
+def test_rows_of_a_data_set_end_at_line_ends_alone(tmp_path: Path) -> None:
+    code = "###Instruction: Find a model of cats\u2028and dogs\x85.\n###Output: load('cats')"
+    data = {"domain": "cats", "functionality": "finding", "api_call": "load('cats')"}
+    row = {"code": code, "api_call": "load('cats')", "api_data": data}
+    file = tmp_path / "apibench.json"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for _ in range(2)))
+    found = data_set(str(file))
+    assert found is not None
+    assert len(found.pairs) == 2

@@ -13,8 +13,10 @@ import pytest
 import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import CheckpointError
+from tunesmith.evaluate.compare import compare
 from tunesmith.evaluate.records import (
     JUDGED_BY,
+    STOP_RULE,
     VERIFIER,
     AttemptLog,
     Header,
@@ -23,6 +25,7 @@ from tunesmith.evaluate.records import (
     save,
 )
 from tunesmith.evaluate.regraded import changes, count_changes, grader_version, regraded
+from tunesmith.report.collect import collect
 from tunesmith.storage import write_json
 from tunesmith.tasks.registry import get_graded_task
 from tunesmith.types import Attempt, Problem, Segment, StopReason, Verdict
@@ -148,6 +151,64 @@ def test_what_follows_from_old_verdicts_is_done_again_or_left_out(capsys):
     assert not Path("runs/old/majority").exists()
     assert not Path("runs/old/comparison.json").exists()
     assert json.loads(Path("runs/old/contamination.json").read_text()) == new
+
+
+def test_a_set_that_is_being_written_is_not_replaced(capsys):
+    made = attempts_of(TEXTS, planned=6)
+    save("runs/old", made)
+    save("runs/old-regraded", made)
+    for log, output in (("runs/old", "runs/old"), ("runs/old-regraded", "runs/old-regraded")):
+        before = Path(log, "attempts.jsonl").read_bytes()
+        with AttemptLog(f"{log}/attempts.jsonl", made.header) as writing:
+            assert main(["regrade", "runs/old", "--output", output, "--overwrite"]) != 0
+            assert "being written by another process" in capsys.readouterr().err
+            assert Path(log, "attempts.jsonl").read_bytes() == before
+            writing.append(made.problems["q1"], replace(made.attempts[0], index=1))
+        assert len(load(log).attempts) == 6
+        assert main(["regrade", "runs/old", "--output", output, "--overwrite"]) == 0
+
+
+def test_a_stopped_set_keeps_how_many_were_asked_and_no_old_verdict(capsys):
+    made = attempts_of(TEXTS, planned=9)
+    header = replace(made.header, details={STOP_RULE: {"against": "base"}})
+    save("runs/old", replace(made, header=header))
+    told = {"questions": 5, "of": 9, "attempts": 5, "against": "base", "sentence": "It is clear."}
+    write_json("runs/old/stopped.json", told)
+    assert main(["regrade", "runs/old"]) == 0
+    assert main(["regrade", "runs/old", "--output", "runs/old", "--overwrite"]) == 0
+    for folder in (Path("runs/old-regraded"), Path("runs/old")):
+        assert load(folder).missing == 0
+        assert "clear" not in (folder / "stopped.json").read_text()
+        (folder / "stopped.json").unlink()
+        assert load(folder).missing == 4, "nothing of it stays in the log itself"
+
+
+def test_the_comparison_of_a_run_follows_its_sets(capsys):
+    base, tuned = (attempts_of({k: (t, WRONG) for k, (t, _) in TEXTS.items()}) for _ in range(2))
+    tuned = replace(tuned, attempts=tuple(replace(a, verdict=RIGHT) for a in tuned.attempts))
+    for name, made in (("base", base), ("tuned", tuned)):
+        save(f"run/eval/{name}", replace(made, header=replace(made.header, name=name)))
+    Path("run/final_model").mkdir()
+    Path("run/final_model/README.md").write_text("tuned is better")
+    Path("run/manifest.json").write_text("{}")
+    sets = [load("run/eval/base"), load("run/eval/tuned")]
+    write_json("run/eval/comparison.json", compare(sets).to_json())
+    assert main(["regrade", "run/eval/tuned", "--output", "run/eval/tuned", "--overwrite"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was made of the old verdicts and is made anew" in said
+    assert "README.md still tells what the old verdicts showed" in said
+    found = json.loads(Path("run/eval/comparison.json").read_text())
+    assert found["summaries"]["tuned"]["accuracy"] == 0.6
+    # A page goes by the stored answers, whoever changed them.
+    write_json("run/eval/comparison.json", compare(sets).to_json())
+    data = collect("run")
+    assert data.pairs[0].second_accuracy == 0.6
+    assert "other scores of 'tuned'" in data.notes[0]
+    # What is no run's is dropped.
+    Path("run").rename("sets")
+    Path("sets/eval").rename("sets/some")
+    assert main(["regrade", "sets/some/base", "--output", "sets/some/base", "--overwrite"]) == 0
+    assert not Path("sets/some/comparison.json").exists()
 
 
 def test_logs_of_sampling_are_judged_by_the_verifier():

@@ -509,6 +509,16 @@ def test_rows_and_samples_that_cannot_be_read_are_noted(tmp_path):
     notes = []
     assert row_lists(tmp_path, notes) == sample_courses(tmp_path, notes) == notes == []
     (tmp_path / "rows.json").write_text('{"never learnt": {"count": 1}}')
+    one = {
+        "step": 1,
+        "origin": "a:1",
+        "prompt": "a\u2028b",
+        "reference": "\x85",
+        "answer": "\u2029",
+    }
+    (tmp_path / "samples.jsonl").write_text(json.dumps(one, ensure_ascii=False) + "\n")
+    assert sample_courses(tmp_path, notes)[0].prompt == "a\u2028b"
+    assert notes == []
     (tmp_path / "samples.jsonl").write_text('{"step": 1')
     assert row_lists(tmp_path, notes) == []
     assert sample_courses(tmp_path, notes) == []

@@ -83,7 +83,11 @@ def test_what_is_not_finite_or_malformed_is_not_drawn():
     assert evidence.loss_forest(good) is not None
     assert evidence.loss_forest({**good, "difference": math.nan}) is None
     assert evidence.loss_forest({**good, "new": 1}) is not None  # a later version's field
-    for bad in (None, [], {}, {"interval": 3}, {"interval": {"low": 1}}):
+    for bad in (
+        None, [], {}, {"interval": 3}, {"interval": {"low": 1}}, {**good, "first": "a"},
+        {**good, "rows": True}, {**good, "second": None},
+        {**good, "interval": {"low": 0, "high": "1"}},
+    ):  # fmt: skip
         assert evidence.loss_forest(bad) is None
     assert (
         evidence.forgetting_forest([("", {}), ("a", {"loss": 3, "comparison": [], "kinds": 1})])
@@ -95,6 +99,27 @@ def test_what_is_not_finite_or_malformed_is_not_drawn():
     assert [evidence.figure(v) for v in (None, True, math.nan, 0.12345, 12.345, 1234.5, -0.5)] == [
         "–", "–", "–", "0.123", "12.3", "1,234", "−0.500",
     ]  # fmt: skip
+
+
+def test_manifests_of_odd_types_are_noted_and_the_page_is_made(tmp_path):
+    metrics(tmp_path / "metrics.jsonl")
+    odd = {"losses": 5, "contamination": True, "loss": {**MANIFEST["loss"], "first": "a"}}
+    write_json(tmp_path / "manifest.json", odd)
+    data = collect(tmp_path)
+    assert (data.losses, data.contamination, data.loss) == ([], [], None)
+    assert [note.rpartition(" ")[2] for note in data.notes] == ["'losses'.", "'contamination'."]
+    assert "holds no sentences" in words(render(data))
+
+
+def test_an_export_inside_a_stage_leaves_the_stage_as_it_is(tmp_path):
+    write_json(tmp_path / "train" / "manifest.json", MANIFEST)
+    metrics(tmp_path / "train" / "metrics.jsonl")
+    alone = collect(tmp_path)
+    for folder in ("release", "release/bundle"):
+        write_json(tmp_path / "train" / folder / "manifest.json", {"kind": "tunesmith.export"})
+    found = collect(tmp_path)
+    assert found == alone
+    assert (len(found.losses), len(found.sources), len(found.cost)) == (1, 1, 1)
 
 
 def test_a_mixture_tells_what_was_read_wanted_and_erased(tmp_path):
@@ -126,6 +151,11 @@ def test_the_general_suite_of_a_run_is_shown_apart(tmp_path):
     assert data.pairs == []
     assert data.forgetting.rows[0].tone == "down"
     assert data.forgetting.sentences == ["It fell.", "right before → after: sums 8 → 1 of 9."]
+    # What is on no page is in no command of it either.
+    for one in sets:
+        save(tmp_path / "eval" / one.name, one)
+    line = collect(tmp_path).commands[0].line
+    assert line.split()[2:] == [str(tmp_path / "eval" / one.name) for one in sets]
 
 
 def reply_set(folder, name, values, text="a reply"):

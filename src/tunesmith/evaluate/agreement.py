@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,6 +91,16 @@ def nearest(value: float) -> str:
     return str(int(value + 0.5))
 
 
+def check_known(labels: Mapping[str, str], items: Collection[str]) -> None:
+    """Raise ``DataError`` where no label belongs to any of these items."""
+    if not labels.keys() & set(items):
+        some = f", such as {min(items)!r}" if items else ""
+        raise DataError(
+            f"None of the {len(labels)} labels belongs to an item that is judged.",
+            expected=f"ids of problems as the stored attempts have them{some}",
+        )
+
+
 def agreement(
     labels: Mapping[str, str], said: Mapping[str, str | None], *, rating: bool
 ) -> Agreement:
@@ -99,12 +109,14 @@ def agreement(
     Kappa is Cohen's (1960) for winners; for ratings, which are ordered, the one with quadratic
     weights (Cohen 1968). ``DataError`` where no item has both.
     """
+    check_known(labels, said)
     known = {name: label for name, label in labels.items() if name in said}
     pairs = [(label, one) for name, label in known.items() if (one := said[name]) is not None]
     if not pairs:
         raise DataError(
-            f"None of the {len(labels)} labels belongs to an item that was judged.",
-            expected="ids of problems as the stored attempts have them",
+            f"The judge gave no verdict on any of the {len(known)} items that have a label.",
+            expected="an answer that ends in its verdict",
+            hint="another judge, or a larger --max-new-tokens",
         )
     kinds = RATINGS if rating else WINNERS
     seen = [kind for kind in kinds if not rating or any(kind in pair for pair in pairs)]

@@ -50,30 +50,46 @@ def betting_interval(
     if not values:
         raise ValueError("no values")
     ordered = np.random.default_rng(seed).permutation(np.asarray(values, dtype=np.float64))
-    return _interval((ordered - low) / (high - low), low, high, anytime=False)
+    found = _interval((ordered - low) / (high - low), low, high, anytime=False)
+    return found or Interval(low, high)
 
 
 def anytime(differences: Sequence[float]) -> Anytime:
-    """Return what is known of the mean of differences in [-1, 1], taken in a random order."""
+    """Return what is known of the mean of differences in [-1, 1], taken in a random order.
+
+    Nothing is known where no mean is possible any more: then the order was none of chance.
+    """
     import numpy as np
 
     if not differences:
         return Anytime(Interval(-1.0, 1.0), 1.0)
     scaled = (np.asarray(differences, dtype=np.float64) + 1) / 2
     interval = _interval(scaled, -1.0, 1.0, anytime=True)
+    if interval is None:
+        return Anytime(Interval(-1.0, 1.0), 1.0)
     capital = log_capital(scaled[:, None], np.asarray([0.5]), anytime=True)[0]
     return Anytime(interval, min(1.0, 2 * float(np.exp(-capital))))
 
 
-def _interval(scaled: NDArray[np.float64], low: float, high: float, *, anytime: bool) -> Interval:
+def _interval(
+    scaled: NDArray[np.float64], low: float, high: float, *, anytime: bool
+) -> Interval | None:
+    """Return the means that are possible; None where there is none."""
     import numpy as np
 
-    grid = np.linspace(0.0, 1.0, STEPS + 1)
+    grid, limit = np.linspace(0.0, 1.0, STEPS + 1), np.log(2 / ALPHA)
     capital = log_capital(scaled[:, None], grid, anytime=anytime)
-    possible = np.flatnonzero(capital < np.log(2 / ALPHA))
+    possible = np.flatnonzero(capital < limit)
+    if not len(possible):
+        # What is possible may lie between two steps, beside the one that lost least.
+        best = int(np.argmin(capital))
+        near = np.linspace(grid[max(0, best - 1)], grid[min(STEPS, best + 1)], STEPS + 1)
+        if log_capital(scaled[:, None], near, anytime=anytime).min() >= limit:
+            return None
+        possible = np.asarray([best])
     # The mean itself is never given up for the grid's sake.
     centre = float(scaled.mean()) * STEPS
-    first, last = (int(possible[0]), int(possible[-1])) if len(possible) else (STEPS, 0)
+    first, last = int(possible[0]), int(possible[-1])
     ends = max(0.0, min(first - 1, centre)), min(float(STEPS), max(last + 1, centre))
     return Interval(*(low + (high - low) * end / STEPS for end in ends))
 

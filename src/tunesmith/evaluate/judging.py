@@ -11,6 +11,8 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.evaluate.compare import format_p
 from tunesmith.evaluate.flips import sign_flip_test
 from tunesmith.evaluate.judge_prompts import (
+    HIGHEST,
+    LOWEST,
     TIE,
     pair_prompt,
     rating_prompt,
@@ -351,8 +353,15 @@ def rated(items: Sequence[Item], verdicts: Mapping[tuple[str, int], Verdict]) ->
         items=len(items),
         ungraded=len(items) - graded,
         mean=math.fsum(means) / len(means) if means else None,
-        interval=bootstrap_mean(means, seed=SEED) if len(means) > 1 else None,
+        interval=_interval(means),
     )
+
+
+def _interval(means: Sequence[float]) -> Interval | None:
+    if len(means) < 2:
+        return None
+    ends = bootstrap_mean(means, bound=HIGHEST, seed=SEED)
+    return Interval(max(LOWEST, ends.low), ends.high)
 
 
 def grouped(items: Sequence[Item]) -> dict[str, list[Item]]:

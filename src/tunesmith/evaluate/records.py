@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from typing import Any, Self
 
 from tunesmith import __version__
 from tunesmith.errors import CheckpointError, DataError
-from tunesmith.storage import JsonlLog, write_json
+from tunesmith.storage import JsonlLog, acquire_lock, write_json
 from tunesmith.types import Attempt, Problem, Segment, StopReason, Verdict
 
 ATTEMPTS = "attempts.jsonl"
@@ -195,6 +196,26 @@ def save(folder: str | Path, result: ResultSet, scores: Mapping[str, Any] | None
             log.append(result.problems[attempt.problem_id], attempt)
     if scores is not None:
         write_json(Path(folder) / SCORES, scores)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes from a set's log while it is replaced.
+
+    ``CheckpointError`` where one is writing it: what that one appends would be lost.
+    """
+    log = folder / ATTEMPTS
+    if not log.is_file():
+        yield
+        return
+    with log.open("rb") as file:
+        if not acquire_lock(file.fileno()):
+            raise CheckpointError(
+                f"The log {str(log)!r} is being written by another process.",
+                expected="a log that nobody is adding to",
+                hint="wait for it to end, or choose another output",
+            )
+        yield
 
 
 def load(path: str | Path) -> ResultSet:

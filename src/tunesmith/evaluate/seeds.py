@@ -83,7 +83,7 @@ def seed_effect(
     One run on the first side, such as an untuned model, is paired with every run of the second.
     Problems that come in groups count as groups, as in ``compare``. Raises ``UsageError`` for sides
     of other lengths and for sets that were stopped when clear, and what ``compare`` raises for sets
-    that cannot be compared.
+    that cannot be compared. Rounds that asked only what was not solved before do not count.
     """
     stopped = [one.name for one in (*first, *second) if STOP_RULE in one.header.details]
     if stopped:
@@ -99,7 +99,10 @@ def seed_effect(
             hint="tunesmith compare A-1 A-2 A-3 --seeds B-1 B-2 B-3",
         )
     baselines = list(first) * (len(second) if len(first) == 1 else 1)
-    pairs = list(zip(baselines, second, strict=True))
+    pairs = [
+        (one.first_round(), other.first_round())
+        for one, other in zip(baselines, second, strict=True)
+    ]
     shared = matched([*first, *second])
     found: list[Mapping[str, float]] = []
     trusted = True

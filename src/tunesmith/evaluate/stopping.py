@@ -94,6 +94,8 @@ class StopRule:
             if should_stop():
                 return
             asked = [problem.id for problem in plan.problems[: start + LOOK]]
+            if any(attempt.problem_id not in asked for attempt in known):
+                continue  # more is stored: it was not clear here, or by another grader
             self.stopped = self._clear(asked, known, plan)
             if self.stopped is not None:
                 return

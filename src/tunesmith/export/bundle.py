@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING", "NOTICE")
+NO_LICENCE = "not stated by the base"
 SMOKE_TEST = "smoke_test.py"
 DOCKERFILE = """\
 # Serves this folder with an OpenAI-compatible server. Written, not claimed: no container engine
@@ -59,11 +62,13 @@ def licence_of(base: Path) -> str:
     """Return the licence that a base's model card names, or that there is none to be found."""
     try:
         text = (base / "README.md").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return "not stated by the base"
-    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    named = re.search(r"^license:\s*(\S.*)$", head.group(1), re.MULTILINE) if head else None
-    return named.group(1).strip().strip("'\"") if named else "not stated by the base"
+        head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+        found = yaml.safe_load(head.group(1)) if head else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return NO_LICENCE
+    named = found.get("license") if isinstance(found, dict) else None
+    several = named if isinstance(named, list) else [named]
+    return ", ".join(one for one in several if isinstance(one, str) and one) or NO_LICENCE
 
 
 def card(story: Story) -> str:
@@ -172,6 +177,17 @@ def story_of(
         if isinstance(one, Mapping)
     ]
     return Story(name, base, made, licence, scores, sentences, sources, notes, hashes)
+
+
+def without_scores(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's manifest as it holds for a checkpoint whose weights nobody has evaluated."""
+    return {
+        **manifest,
+        "steps": f"at most {manifest.get('steps')}",
+        "losses": ["This checkpoint was not evaluated: its run's scores are of the final model."],
+        "forgetting": (),
+        "contamination": (),
+    }
 
 
 def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -169,16 +169,20 @@ def _spoken(prompt: Sequence[Segment]) -> Any:
     return [{"role": segment.role, "content": segment.text} for segment in prompt]
 
 
-def ask_consumer(consumer: str, path: Path, trained: Trained, kind: str) -> Parity:
+def ask_consumer(
+    consumer: str, path: Path, trained: Trained, kind: str, base: str | None = None
+) -> Parity:
     """Let a fresh process load an export with its consumer, and compare what it says.
 
     ``consumer`` is transformers, PEFT, onnxruntime or llama.cpp, ``path`` a folder or for the last
     a file,
     ``kind`` a key of ``LIMITS``. What the consumer cannot load is a fault, not an exception.
+    ``base`` is where an adapter's base lies on this machine.
     """
     with tempfile.TemporaryDirectory(prefix="tunesmith-parity-") as scratch:
         asked, answer = Path(scratch, "request.json"), Path(scratch, "answer")
-        asked.write_text(json.dumps(trained.request()), encoding="utf-8")
+        request = trained.request() | ({"base": base} if base else {})
+        asked.write_text(json.dumps(request), encoding="utf-8")
         reader = str(Path(__file__).with_name("reader.py"))
         command = [sys.executable, "-P", reader, consumer, str(path), str(asked), str(answer)]
         try:

@@ -3,7 +3,8 @@
 A process of its own, ``python -P reader.py CONSUMER PATH REQUEST ANSWER``, that imports nothing of
 tunesmith: what it sees is what somebody else will see. REQUEST is JSON with ``prompts`` (a
 conversation or a text each), ``sequences`` (token ids), ``window`` (how many last positions of a
-sequence are wanted), ``tokens`` (of a greedy answer), ``texts`` (to be tokenised) and ``stop_ids``.
+sequence are wanted), ``tokens`` (of a greedy answer), ``texts`` (to be tokenised) and ``stop_ids``;
+for an adapter ``base``, where its base lies on this machine.
 ANSWER.json says what came of it, ANSWER.safetensors holds the logits, window x words each.
 """
 
@@ -24,7 +25,7 @@ def transformers_model(path: str, request: dict[str, Any], *, peft: bool) -> tup
     if peft:
         from peft import PeftConfig, PeftModel
 
-        base = PeftConfig.from_pretrained(path).base_model_name_or_path
+        base = request.get("base") or PeftConfig.from_pretrained(path).base_model_name_or_path
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         model = PeftModel.from_pretrained(model, path)
     else:

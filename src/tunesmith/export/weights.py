@@ -82,8 +82,15 @@ def fold(loaded: LoadedModel, bits: str | None = None) -> Folded:
     return Folded(model, folded, count)
 
 
-def save_adapter(loaded: LoadedModel, renderer: Renderer, folder: Path) -> None:
-    """Write the adapter alone, as PEFT lays it out, with tokenizer, template and stop tokens."""
+def save_adapter(loaded: LoadedModel, renderer: Renderer, folder: Path, base: str) -> None:
+    """Write the adapter alone, as PEFT lays it out, with tokenizer, template and stop tokens.
+
+    It names its base ``base``: where that lies on this machine says nothing elsewhere.
+    """
+    for config in loaded.model.peft_config.values():
+        config.base_model_name_or_path = base
+    inner = loaded.model.get_base_model()
+    inner.name_or_path = inner.config.name_or_path = base  # from where its card is made
     loaded.model.save_pretrained(folder, save_embedding_layers=False)
     generation = loaded.model.generation_config
     save_words(loaded.tokenizer, renderer, generation, folder)

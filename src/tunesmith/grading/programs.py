@@ -5,13 +5,18 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import textwrap
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Self
 
 LONGEST = 100_000
 """Characters of a program; what is longer is none."""
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.M)
+_BLOCK = re.compile(
+    r"^([ \t]*)```[ \t]*([\w+-]*)[^\n]*\n((?:```[^`\n]+```|.)*?)(?:^[ \t]*```|```[ \t]*$|\Z)",
+    re.DOTALL | re.M,
+)
+"""A fence ends at the start of a line, or at its end where none begins in that line."""
 _PYTHON = ("", "python", "py", "python3")
 
 
@@ -92,7 +97,8 @@ def extracted(text: str, context: str, needed: Sequence[str]) -> str | None:
     whole text. ``context``, which ends in an unfinished function, comes first: a program that does
     not define the function again is taken for the rest of it.
     """
-    blocks = [body for kind, body in _BLOCK.findall(text) if kind.lower() in _PYTHON]
+    found_blocks = [found for found in _BLOCK.findall(text) if found[1].lower() in _PYTHON]
+    blocks = [_unindented(margin, body, needed) for margin, _, body in found_blocks]
     whole = [at for at, body in enumerate(blocks) if _defines(body, needed)]
     if whole:
         return _below(context, _with_parts(blocks[: whole[-1] + 1]))
@@ -108,6 +114,17 @@ def extracted(text: str, context: str, needed: Sequence[str]) -> str | None:
         if parsed(made)[0] is not None:
             return made
     return f"{opening}\n{found}"
+
+
+def _unindented(margin: str, body: str, needed: Sequence[str]) -> str:
+    """Return a block without the margin of its fence, or all that its lines share if it is whole.
+
+    What goes on with an unfinished function keeps its own indentation.
+    """
+    whole = textwrap.dedent(body)
+    if _defines(whole, needed):
+        return whole
+    return re.sub(f"^[ \t]{{0,{len(margin)}}}", "", body, flags=re.M)
 
 
 def _with_parts(blocks: Sequence[str]) -> str:

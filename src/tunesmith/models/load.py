@@ -358,5 +358,3 @@ def _check_network(ref: ModelRef) -> None:
             expected="a local folder, or a machine with a network",
             hint=f"--model {BUILT_IN}, or the path of a downloaded model",
         )
-
-

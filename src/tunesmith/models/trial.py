@@ -14,12 +14,13 @@ import sys
 from collections.abc import Sequence
 
 from tunesmith.errors import ModelError
+from tunesmith.models.shapes import RENDER, SHAPES
 
 SECONDS = 0.8
 """Of the processor, for each template and pattern, and for a small tokenizer."""
 MEGABYTES = 384
 LONGEST = 1_000_000
-"""Letters that a template may make of two short turns."""
+"""Letters that a template may make of a few short turns."""
 SLOWER = 8 << 20
 """Bytes of a tokenizer's file for which it is given another ``SECONDS``."""
 ROOM = 24
@@ -27,14 +28,14 @@ ROOM = 24
 CACHED = 64
 """Outcomes that a process keeps."""
 
-_TRIAL = r"""
+_TRIAL = (
+    RENDER
+    + r"""
 import json, os, re, signal, sys, warnings
 warnings.simplefilter("ignore")
 order = json.load(sys.stdin)
 seconds, longest = order["seconds"], order["longest"]
-from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import jinja2.ext, jinja2.sandbox
 from tokenizers import Tokenizer
 
 def stage(name, seconds):
@@ -52,22 +53,10 @@ try:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 except (ImportError, ValueError, OSError):
     pass  # a system without them; the clock outside is there still
-turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 for text in order["templates"]:
     stage("template", seconds)
-    made = 0
-    try:
-        form = ImmutableSandboxedEnvironment(extensions=[loopcontrols]).from_string(text)
-        for part in form.generate(messages=turns, bos_token="", eos_token=""):
-            made += len(part)
-            if made > longest:
-                os._exit(3)
-    except MemoryError:
+    if not ends(text, order["shapes"], longest, fault):
         os._exit(3)
-    except SecurityError as failure:
-        fault(str(failure))
-    except Exception:
-        pass  # what it refuses, or what this trial does not know, is said when it is used
 for pattern, name in order["patterns"]:
     stage("pattern", seconds)
     try:
@@ -96,6 +85,7 @@ if order["tokenizer"]:
             fault(str(failure))
 print("done", flush=True)
 """
+)
 NAME = "base_model.model.model.layers.10.self_attn.q_proj"
 """What a pattern for the names of modules is tried on."""
 
@@ -143,6 +133,7 @@ def _try_out(
         "patience": patience,
         "memory": (MEGABYTES << 20) + ROOM * size,
         "longest": LONGEST,
+        "shapes": SHAPES,
     }
     quiet = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     try:
@@ -177,7 +168,7 @@ def _refuse(where: str, stage: str, said: Sequence[str], patience: float) -> Non
             raise ModelError(f"The chat template of {where} tries to leave its sandbox: {reason}")
         raise ModelError(
             f"The chat template of {where} takes over {SECONDS:g} s or {MEGABYTES} MiB, or makes "
-            f"over {LONGEST:,} letters, for two turns of a letter each.",
+            f"over {LONGEST:,} letters, for a few short turns.",
             hint="take it out of the folder, or use a template from its source",
         )
     if stage == "pattern":

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import TunesmithError, UsageError
 from tunesmith.evaluate.compare import Comparison, compare
+from tunesmith.evaluate.metrics import Summary, summarise
 from tunesmith.evaluate.records import ResultSet, load, stored_sets
 from tunesmith.report import evidence, lineage
 from tunesmith.report.curves import read_metrics, training_charts
@@ -32,6 +34,8 @@ from tunesmith.tasks.registry import get_task, task_names
 
 GENERAL = "general"
 """Folder beside a run's own evaluations that holds those of the general suite."""
+EXPORT = "tunesmith.export"
+"""What an exported model's manifest says that it is."""
 FORGETTING = "forgetting.json"
 """In that folder: what the suite shows before and after."""
 
@@ -51,9 +55,9 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
     manifests = _named(root, "manifest.json", notes)
     stages = _stages(root, notes)
     order = {stage.name: place for place, stage in enumerate(stages)}
-    stored = _stored_comparisons(root, notes)
-    compared = [name for one in stored for name in one.summaries] or list(order)
     found = _sets(root, notes)
+    stored = _stored_comparisons(root, {s.name: s for _, s in found.values()}, notes)
+    compared = [name for one in stored for name in one.summaries] or list(order)
     sets = sorted(
         (result for _, result in found.values()),
         key=lambda s: compared.index(s.name) if s.name in compared else len(compared),
@@ -70,7 +74,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
         )
     comparisons = stored or _comparisons(sets, notes)
     parts = parts_of_sets([found[s.name] for s in sets], comparisons, notes)
-    losses = list(_sentences(manifests, "losses"))
+    losses = list(_sentences(manifests, "losses", notes))
     own = manifests.get("", {})
     loss = evidence.read_loss(own.get("loss"))
     parts["headline"] = parts["headline"] or losses[:1]
@@ -109,7 +113,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
             for name, rows in _mapping(manifest, "counts").items()
             if isinstance(rows, Mapping)
         ],
-        contamination=list(_sentences(manifests, "contamination")),
+        contamination=list(_sentences(manifests, "contamination", notes)),
         overlaps=_of_each(manifests, lineage.overlap_tables),
         cost=[
             table
@@ -123,7 +127,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
         ],
         facts=_facts(sets, manifests),
         notes=notes,
-        commands=_commands(root, sets),
+        commands=_commands([folder for folder, _ in found.values()]),
     )
 
 
@@ -170,8 +174,13 @@ def _sets(root: Path, notes: list[str]) -> dict[str, tuple[Path, ResultSet]]:
     return found
 
 
-def _stored_comparisons(root: Path, notes: list[str]) -> list[Comparison]:
-    """Return the stored comparisons, the largest first, without those that are part of another."""
+def _stored_comparisons(
+    root: Path, sets: Mapping[str, ResultSet], notes: list[str]
+) -> list[Comparison]:
+    """Return the stored comparisons, the largest first, without those that are part of another.
+
+    Nor one that tells other scores of the sets than they have now.
+    """
     found: list[Comparison] = []
     for file in sorted(root.rglob("comparison.json")):
         apart = _inside_a_run(root, file.parent) or file.parent.name == GENERAL
@@ -179,15 +188,27 @@ def _stored_comparisons(root: Path, notes: list[str]) -> list[Comparison]:
         if content is None:
             continue
         try:
-            found.append(Comparison.from_json(content))
-        except (KeyError, TypeError, ValueError):
+            one = Comparison.from_json(content)
+        except (KeyError, TypeError, ValueError, AttributeError):
             notes.append(f"{file} is no comparison; it is left out.")
+            continue
+        old = [n for n, told in one.summaries.items() if n in sets and not _is_of(told, sets[n])]
+        if old:
+            notes.append(f"{file} tells other scores of {old[0]!r} than are stored; left out.")
+        else:
+            found.append(one)
     found.sort(key=lambda comparison: -len(comparison.summaries))
     kept: list[Comparison] = []
     for one in found:
         if not any(one.summaries.keys() <= other.summaries.keys() for other in kept):
             kept.append(one)
     return kept
+
+
+def _is_of(summary: Summary, result: ResultSet) -> bool:
+    now = summarise(result.first_round().attempts)
+    counts = [(one.n, one.graded, one.correct) for one in (summary, now)]
+    return counts[0] == counts[1] and math.isclose(summary.accuracy, now.accuracy, abs_tol=1e-9)
 
 
 def _inside_a_run(root: Path, folder: Path) -> bool:
@@ -262,12 +283,12 @@ def _facts(
     return list(facts)
 
 
-def _commands(root: Path, sets: Sequence[ResultSet]) -> list[Command]:
+def _commands(own: Sequence[Path]) -> list[Command]:
+    """Return what to type next; ``own`` are the folders of the sets on the page."""
     import shlex
 
     commands = []
-    if len(sets) > 1:
-        own = [folder for folder in stored_sets(root) if not _inside_a_run(root, folder)]
+    if len(own) > 1:
         folders = " ".join(shlex.quote(str(folder)) for folder in own)
         commands.append(
             Command("Compare the stored attempts again:", f"tunesmith compare {folders}")
@@ -299,11 +320,11 @@ def _named(root: Path, name: str, notes: list[str]) -> dict[str, dict[str, Any]]
     """Return the readable JSON mappings of one file name, by the folder they lie in."""
     found = {}
     for file in sorted(root.rglob(name)):
-        # A checkpoint and an exported model have manifests of another kind.
+        # A checkpoint and an exported model have manifests of their own.
         if any(part.startswith("checkpoint") for part in file.relative_to(root).parts):
             continue
         content = _json(file, notes)
-        if content is not None:
+        if content is not None and content.get("kind") != EXPORT:
             found[_label(root, file)] = content
     return found
 
@@ -331,8 +352,13 @@ def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _sentences(manifests: Mapping[str, Mapping[str, Any]], key: str) -> Iterable[str]:
+def _sentences(
+    manifests: Mapping[str, Mapping[str, Any]], key: str, notes: list[str]
+) -> Iterable[str]:
     for label, manifest in manifests.items():
         value = manifest.get(key)
+        if not isinstance(value, str | list | None):
+            notes.append(f"{Path(label, 'manifest.json')} holds no sentences as {key!r}.")
+            continue
         for sentence in [value] if isinstance(value, str) else value or ():
             yield f"{label}: {sentence}" if label and len(manifests) > 1 else str(sentence)

@@ -223,6 +223,9 @@ def read_loss(content: Any) -> LossComparison | None:
         ends = content["interval"]
         names = LossComparison.__dataclass_fields__
         fields = {name: value for name, value in content.items() if name in names}
+        told = [value for name, value in fields.items() if name != "interval"]
+        if not all(type(value) in (int, float) for value in (*told, *(ends or {}).values())):
+            return None
         return LossComparison(**{**fields, "interval": Interval(**ends) if ends else None})
     except (KeyError, TypeError, AttributeError):
         return None

@@ -99,7 +99,8 @@ def sample_courses(root: Path, notes: list[str]) -> list[SampleCourse]:
         return []
     courses: dict[tuple[str, str], tuple[str, dict[int, str]]] = {}
     try:
-        for line in file.read_text(encoding="utf-8").splitlines():
+        # Not splitlines: texts may hold separators that it takes for ends of lines.
+        for line in filter(None, file.read_text(encoding="utf-8").split("\n")):
             one = json.loads(line)
             key = str(one["origin"]), str(one["prompt"])
             _, answers = courses.setdefault(key, (str(one["reference"]), {}))

@@ -28,7 +28,7 @@ from tunesmith.workflows.following import show_following
 from tunesmith.workflows.questions import examples_hash, task_of
 from tunesmith.workflows.rag_conditions import refuse_rag
 from tunesmith.workflows.signals import stop_on_signals
-from tunesmith.workflows.stopping import stop_rule, tell_compared, tell_stop
+from tunesmith.workflows.stopping import forget_stop, stop_rule, tell_compared, tell_stop
 from tunesmith.workflows.votes import check_vote, vote
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     respondent = open_respondent(options)
     name = options.name or default_name(options, task, style)
     folder = Path(options.output_dir) / name
+    watch = stop_rule(options, problems, name, folder)
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     variant = examples_hash(options)
@@ -134,7 +135,6 @@ def _evaluate(options: EvalOptions) -> EvalResult:
     if style == SOCRATIC:
         problems, variant = decompose(options, task, problems, folder, respondent)
     plan = plan_of(options, task, problems, style, sampling, variant)
-    watch = stop_rule(options, problems, name)
     if watch is not None:
         plan = watch.planned(plan)
     result = collect_from(respondent, plan, task.grade, folder, name, options.split, watch)
@@ -238,6 +238,7 @@ def collect_from(
                 stream = ask(plan)
             else:
                 stored = load(folder).attempts if log.done else ()
+                forget_stop(folder)
                 stream = watch.attempts(ask, plan, stored, stop)
             for made, attempt in enumerate(stream, 1):
                 log.append(by_id[attempt.problem_id], attempt)

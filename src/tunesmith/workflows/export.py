@@ -150,7 +150,13 @@ def _steps(options: ExportOptions) -> list[Callable[[Making], None]]:
 def _adapter(making: Making) -> None:
     from tunesmith.export.weights import save_adapter
 
-    save_adapter(making.loaded, making.renderer, making.folder / "adapter")
+    name = making.source.portable_base()
+    save_adapter(making.loaded, making.renderer, making.folder / "adapter", name)
+    if name != making.source.base_name():
+        making.notes.append(
+            f"The adapter's base is a folder of its own, {name!r}: give it along, and say where it "
+            "lies as base_model_name_or_path in adapter_config.json."
+        )
     if making.source.bits is None:
         _ask(making, "adapter", "PEFT", "float32")
         return
@@ -186,11 +192,20 @@ def _whole(making: Making) -> None:
 
 def _bundle(making: Making) -> None:
     """Add card, licence, smoke test and Dockerfile to the model, then run the smoke test."""
-    from tunesmith.export.bundle import add_bundle, licence_of, run_smoke_test, story_of
+    from tunesmith.export.bundle import (
+        add_bundle,
+        licence_of,
+        run_smoke_test,
+        story_of,
+        without_scores,
+    )
 
     source, folder = making.source, making.folder / "bundle"
     run = source.run
     manifest = read_json(run.manifest) if run else {}
+    comparison = read_json(run.eval / "comparison.json") if run else {}
+    if run is not None and not source.is_evaluated():
+        manifest, comparison = without_scores(manifest), {}
     named = str(manifest.get("base") or source.base_name())
     base = base_folder(named) or Path(source.ref.path)
     story = story_of(
@@ -199,7 +214,7 @@ def _bundle(making: Making) -> None:
         Path(named).name if Path(named).is_absolute() else named,
         making.options.license or licence_of(base),
         manifest,
-        read_json(run.eval / "comparison.json") if run else {},
+        comparison,
         making.notes,
         source.hashes,
     )
@@ -258,7 +273,8 @@ def _ask(making: Making, path: str, consumer: str, kind: str) -> None:
         making.results[path], making.missing[path] = None, consumer
         return
     with console.bar(f"comparing {path}", 1):
-        found = ask_consumer(consumer, making.folder / path, making.trained, kind)
+        place = {"base": making.source.ref.path} if consumer == "PEFT" else {}
+        found = ask_consumer(consumer, making.folder / path, making.trained, kind, **place)
     making.results[path] = found
 
 

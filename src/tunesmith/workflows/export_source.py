@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import TunesmithError
 from tunesmith.rundir import RunDir
-from tunesmith.storage import hash_tree
+from tunesmith.storage import hash_file, hash_tree
 from tunesmith.types import Segment
+from tunesmith.workflows import console
 
 if TYPE_CHECKING:
     from tunesmith.models.load import ModelRef
@@ -58,6 +59,18 @@ class Source:
 
         return ModelRef(self.ref.path, None, "").name
 
+    def portable_base(self) -> str:
+        """Return the base's name without the path of this machine, which says nothing elsewhere."""
+        name = self.base_name()
+        return Path(name).name if Path(name).is_absolute() else name
+
+    def is_evaluated(self) -> bool:
+        """Whether the run's scores are those of these weights, not only of its final model's."""
+        if self.run is None:
+            return False
+        own, final = Path(self.ref.adapter or self.ref.path), self.run.final_model
+        return own.resolve() == final.resolve() or _weights(own) == _weights(final)
+
     def _short(self) -> str:
         path = Path(self.ref.adapter or self.ref.path)
         return f"{path.parent.name}/{path.name}" if path.exists() else str(path)
@@ -83,6 +96,10 @@ def find_source(name: str) -> Source:
     if ref.adapter:
         hashes["adapter"] = hash_tree(ref.adapter)
     return Source(ref, run, bits, _stored_type(base), hashes)
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    return {file.name: hash_file(file) for file in sorted(folder.glob("*.safetensors"))}
 
 
 def base_folder(name: str) -> Path | None:
@@ -123,6 +140,17 @@ def prompts_of(run: RunDir | None) -> tuple[list[Sequence[Segment]], str]:
     return list(BUILT_IN), "built-in ones"
 
 
+def _sampled(file: Path) -> list[str]:
+    """Return the prompts of a run's samples; none where the file is not what a run writes."""
+    try:
+        # Texts may hold separators that splitlines takes for ends of lines.
+        lines = file.read_text(encoding="utf-8").split("\n")
+        return list(dict.fromkeys(str(json.loads(line)["prompt"]) for line in lines if line))
+    except (OSError, ValueError, KeyError, TypeError) as failure:
+        console.warn(f"{file} cannot be read ({failure!r}), so its prompts are not compared on")
+        return []
+
+
 def _held_out(run: RunDir) -> list[Sequence[Segment]]:
     """Return the prompts of the run's stored answers, else those of its samples."""
     from tunesmith.evaluate.records import load
@@ -133,8 +161,6 @@ def _held_out(run: RunDir) -> list[Sequence[Segment]]:
     except TunesmithError:
         prompts = []
     if not prompts and run.samples.is_file():
-        lines = run.samples.read_text(encoding="utf-8").splitlines()
-        texts = dict.fromkeys(str(json.loads(line)["prompt"]) for line in lines)
-        prompts = [(Segment("user", text),) for text in texts]
+        prompts = [(Segment("user", text),) for text in _sampled(run.samples)]
     step = max(1, len(prompts) // PROMPTS)
     return prompts[::step][:PROMPTS]

@@ -64,6 +64,7 @@ def ask_general(
 
     folder = run.eval / FOLDER / name
     shutil.rmtree(folder, ignore_errors=True)
+    (run.eval / FOLDER / FOUND).unlink(missing_ok=True)  # of an earlier suite, or of none now
     if not config.forgetting:
         return
     suite = read_suite(config.forgetting_file)
@@ -73,7 +74,9 @@ def ask_general(
         console.warn(f"general ability is not measured: {failure.found}")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / TEXTS, losses)
+    # JSON knows no NaN.
+    finite = [[key, loss if math.isfinite(loss) else None, size] for key, loss, size in losses]
+    write_json(folder / TEXTS, finite)
     save(folder, answered(suite.questions, scores, name, loaded.ref.described))
 
 
@@ -147,4 +150,7 @@ def _texts(folder: Path) -> list[Any]:
     from tunesmith.evaluate.losses import RowLoss
 
     stored = json.loads((folder / TEXTS).read_text(encoding="utf-8"))
-    return [RowLoss(key, float(loss), int(size)) for key, loss, size in stored]
+    return [
+        RowLoss(key, math.nan if loss is None else float(loss), int(size))
+        for key, loss, size in stored
+    ]

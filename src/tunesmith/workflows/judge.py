@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +42,7 @@ def judge(results: Sequence[str], model: str, **settings: Any) -> dict[str, Any]
 
 
 def _judge(options: JudgeOptions) -> dict[str, Any]:
-    from tunesmith.evaluate.agreement import read_labels
+    from tunesmith.evaluate.agreement import check_known, read_labels
     from tunesmith.evaluate.judge_prompts import PAIR, RATING
     from tunesmith.evaluate.judging import items_of, questions_of, verdicts_of
     from tunesmith.evaluate.records import load
@@ -53,6 +52,8 @@ def _judge(options: JudgeOptions) -> dict[str, Any]:
     items = items_of(sets)
     rating = len(sets) == 1
     labels = None if options.labels is None else read_labels(options.labels, rating=rating)
+    if labels is not None:
+        check_known(labels, {item.id for item in items})
     if not rating:
         _tell_missing(sets, items)
     questions = questions_of(items, options.max_new_tokens)
@@ -61,7 +62,9 @@ def _judge(options: JudgeOptions) -> dict[str, Any]:
     name = options.name or "-".join(["judge", *names, Path(options.model).name])
     folder = Path(options.output_dir) / name
     if options.overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
+        # Nothing else: the folder may be that of the very replies.
+        for made in (JUDGEMENTS, FIGURES):
+            (folder / made).unlink(missing_ok=True)
     version = RATING if rating else PAIR
     header = _header(respondent, questions, sets, name, version, options.max_new_tokens)
     attempts = _collect(respondent, questions, header, folder, rating=rating)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _IDLE = (
     "samples", "columns", "checker", "examples", "unsafe_exec", "vote", "choice_by", "decomposer",
-    "against", "equal_tokens",
+    "against", "equal_tokens", "compare_with", "stop_when_clear", "clear_width", "contamination",
+    "split",
 )  # fmt: skip
 
 
@@ -67,6 +68,11 @@ def _refuse_idle(options: EvalOptions) -> None:
                 f"--{name.replace('_', '-')} does nothing for the task mt_bench.",
                 hint="leave it out",
             )
+    if options.limit is None and options.question_seed != known["question_seed"].default:
+        raise UsageError(
+            "--question-seed does nothing without --limit: all questions are asked.",
+            hint="--limit N, or leave it out",
+        )
 
 
 def _ask(

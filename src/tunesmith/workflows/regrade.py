@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema_results import RegradeOptions
-from tunesmith.errors import UsageError
-from tunesmith.storage import whole_folder
+from tunesmith.errors import TunesmithError, UsageError
+from tunesmith.storage import whole_folder, write_json
 from tunesmith.tasks.replies import REPLY_TASKS
 from tunesmith.workflows import console
 from tunesmith.workflows.contamination import rescore_clean
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SAMPLED = ".attempts.jsonl"
 """How the logs of ``tunesmith sample`` end, whose attempts are judged strictly."""
+COMPARISON = "comparison.json"
 NAMED = 5
 """Changed verdicts that are shown; all of them are counted."""
 
@@ -57,15 +59,25 @@ def regrade(options: RegradeOptions | None = None, **settings: Any) -> Regraded:
 
 
 def _regrade(options: RegradeOptions) -> Regraded:
-    from tunesmith.evaluate.following import following
-    from tunesmith.evaluate.metrics import summarise
-    from tunesmith.evaluate.records import ATTEMPTS, JUDGED_BY, VERIFIER, load, save
-    from tunesmith.evaluate.regraded import changes, grader_version, regraded
+    from tunesmith.evaluate.records import ATTEMPTS, held
 
     source = Path(options.results)
     source = source.parent if source.name == ATTEMPTS else source
-    old = load(Path(options.results))
     target = Path(options.output or f"{source}-regraded")
+    with held(target):
+        done = _replaced(options, source, target)
+    if target.resolve() == source.resolve():
+        _compare_again(target, done.results.name)
+    return done
+
+
+def _replaced(options: RegradeOptions, source: Path, target: Path) -> Regraded:
+    from tunesmith.evaluate.following import following
+    from tunesmith.evaluate.metrics import summarise
+    from tunesmith.evaluate.records import ATTEMPTS, JUDGED_BY, VERIFIER, load, save, without_stop
+    from tunesmith.evaluate.regraded import changes, grader_version, regraded
+
+    old = load(Path(options.results))
     in_place = target.resolve() == source.resolve()
     if target.exists() and not options.overwrite:
         what = "holds the very attempts" if in_place else "is there already"
@@ -80,7 +92,8 @@ def _regrade(options: RegradeOptions) -> Regraded:
     attempts = tuple(regraded(old, grader, task.graders))
     before, now = old.header.details.get("grader"), grader_version(old.header.task)
     name = old.header.name if in_place else f"{old.header.name}-regraded"
-    details = {**old.header.details, "grader": now, "graded before by": before or "not recorded"}
+    graders = {"grader": now, "graded before by": before or "not recorded"}
+    details = {**without_stop(old.header), **graders}
     new = replace(old, header=replace(old.header, name=name, details=details), attempts=attempts)
     found = changes(old, new)
     summary = replace(summarise(new.attempts), following=following(new), **_kept(source))
@@ -88,17 +101,56 @@ def _regrade(options: RegradeOptions) -> Regraded:
         if in_place:
             shutil.copytree(source, partial, dirs_exist_ok=True, ignore=_of_old_verdicts)
         save(partial, new, summary.to_json())
+        _count_stopped(old, partial)
         rescore_clean(source, partial)
     _tell(old, found, summary, before == now)
     console.say(f"Regraded: {target}")
     return Regraded(target, new, summary, found)
 
 
+def _count_stopped(old: ResultSet, folder: Path) -> None:
+    """Write down how many were asked of a set that was stopped when clear, and no more of that.
+
+    Whether the difference is clear by the new verdicts is what ``tunesmith compare`` says.
+    """
+    from tunesmith.evaluate.records import STOPPED
+
+    counts = ("questions", "of", "attempts", "against")
+    if stopped := old.header.details.get(STOPPED):
+        kept = {name: stopped[name] for name in counts if name in stopped}
+        write_json(folder / f"{STOPPED}.json", kept)
+
+
+def _compare_again(folder: Path, name: str) -> None:
+    """Make the comparison of a run anew whose set was regraded in its place, or drop it."""
+    from tunesmith.rundir import RunDir
+    from tunesmith.workflows.finish import compare_stored
+
+    file = folder.parent / COMPARISON
+    try:
+        if name not in json.loads(file.read_text(encoding="utf-8"))["summaries"]:
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    file.unlink()
+    run = RunDir(folder.resolve().parent.parent)
+    said = []
+    if run.eval == folder.resolve().parent:
+        with contextlib.suppress(TunesmithError):  # such as a set that is not finished
+            said = compare_stored(run)
+    for sentence in said:
+        console.say(sentence)
+    made = "made anew" if said else "dropped; tunesmith compare makes one of the new verdicts"
+    console.warn(f"{file} was made of the old verdicts and is {made}")
+    if (run.final_model / "README.md").is_file():
+        console.warn(f"{run.final_model / 'README.md'} still tells what the old verdicts showed")
+
+
 def _of_old_verdicts(folder: str, names: list[str]) -> set[str]:
     """Return what of a set's folder follows from verdicts: votes, comparisons, the log itself."""
-    from tunesmith.evaluate.records import ATTEMPTS
+    from tunesmith.evaluate.records import ATTEMPTS, STOPPED
 
-    files = {ATTEMPTS, "comparison.json", "against.json"}
+    files = {ATTEMPTS, COMPARISON, "against.json", f"{STOPPED}.json"}
     votes = {name for name in names if (Path(folder) / name / ATTEMPTS).is_file()}
     if votes:
         console.warn(f"made of the old verdicts, so left out: {', '.join(sorted(votes))}")

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from tunesmith.workflows.evaluate import EvalResult
 
 
-def stop_rule(options: EvalOptions, problems: Sequence[Problem], name: str) -> StopRule | None:
+def stop_rule(
+    options: EvalOptions, problems: Sequence[Problem], name: str, folder: Path
+) -> StopRule | None:
     """Return the rule that stops an evaluation, None where all questions are asked.
 
-    Raises ``UsageError`` for a baseline that cannot be compared with, before anything is asked.
+    Raises ``UsageError`` for a baseline that cannot be compared with, before anything is asked or
+    removed from the evaluation's ``folder``.
     """
     from tunesmith.evaluate.metrics import problem_scores
     from tunesmith.evaluate.records import load
@@ -42,6 +45,11 @@ def stop_rule(options: EvalOptions, problems: Sequence[Problem], name: str) -> S
         )
     if baseline.name == name:
         raise UsageError(f"Both sets are called {name!r}.", hint="--name another")
+    if options.overwrite and Path(options.compare_with).resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"--overwrite would remove {options.compare_with!r}, which is compared with.",
+            hint="--name another",
+        )
     unknown = [problem.id for problem in problems if problem.id not in baseline.problems]
     if unknown and (options.stop_when_clear or len(unknown) == len(problems)):
         raise UsageError(
@@ -60,11 +68,19 @@ def tell_stop(rule: StopRule, folder: Path) -> None:
     """Say where an evaluation stopped, and write it down beside its attempts."""
     from tunesmith.evaluate.records import STOPPED
 
+    forget_stop(folder)
     if rule.stopped is None:
         console.say(f"All questions were asked before the difference to {rule.name} was clear.")
         return
     write_json(folder / f"{STOPPED}.json", rule.stopped.to_json())
     console.say(rule.stopped.sentence())
+
+
+def forget_stop(folder: Path) -> None:
+    """Take away what an earlier stop has written: asking goes on, and may be stopped halfway."""
+    from tunesmith.evaluate.records import STOPPED
+
+    (folder / f"{STOPPED}.json").unlink(missing_ok=True)
 
 
 def tell_compared(options: EvalOptions, result: EvalResult) -> None:

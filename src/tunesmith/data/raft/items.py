@@ -130,7 +130,7 @@ def data_set(source: str) -> Library | None:
         content: Any = json.loads(text)
     except ValueError:
         try:  # JSON Lines under another name, as APIBench has it
-            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+            content = [json.loads(line) for line in text.split("\n") if line.strip()]
         except ValueError:
             return None
     return read_documents([source]) if any(fits(content) for fits, _ in LAYOUTS) else None
