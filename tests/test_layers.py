@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "tunesmith"
 LAYERS = (
     ("cli", "__main__"),
     ("workflows",),
-    ("evaluate", "report", "export"),
+    ("evaluate", "report", "export", "serve"),
     ("train", "generate"),
     ("models",),
     ("tasks", "data"),
@@ -37,7 +37,7 @@ HEAVY_TOO = {
     "tokenizers",
 }
 """Slow to import as well: they stay out of what every command loads."""
-HEAVY_HOMES = {"train", "generate", "models", "export"}
+HEAVY_HOMES = {"train", "generate", "models", "export", "serve"}
 LIGHT_ROOMS = {"cli", "workflows", "tasks", "data", "grading", "config", "rundir", "storage"}
 """Importing all of these loads nothing heavy, not even through other modules."""
 EMPTY_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}

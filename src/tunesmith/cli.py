@@ -80,6 +80,11 @@ VERBS = {
         "schema_generate.ChatOptions",
         "chat",
     ),
+    "serve": Verb(
+        "serve a model with its adapters by OpenAI's API",
+        "schema_serve.ServeOptions",
+        "serve",
+    ),
     "compare": Verb(
         "compare stored results on the same questions",
         "schema_results.CompareOptions",

@@ -154,7 +154,8 @@ class Engine:
     def _limit(self, request: Request) -> int:
         return min(request.sampling.max_new_tokens, self._positions - len(request.prompt_ids))
 
-    def _slots(self, room: int) -> int:
+    def _slots(self, room: int, *, of_all: bool = False) -> int:
+        """Return how many rows of so many tokens fit into memory; not capped for ``of_all``."""
         config = self._model.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = (
@@ -163,7 +164,7 @@ class Engine:
         item = next(self._model.parameters()).element_size()
         row = int(2 * config.num_hidden_layers * heads * width * room * item)
         budget = int(STORE_SHARE * free_bytes(self._device))
-        return max(1, min(self._max_slots, budget // row))
+        return max(1, budget // row if of_all else min(self._max_slots, budget // row))
 
     def _forward(self, ids: torch.Tensor, places: torch.Tensor, keep: Any) -> torch.Tensor:
         logits: torch.Tensor = self._model(

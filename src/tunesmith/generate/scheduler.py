@@ -55,6 +55,15 @@ class Scheduler:
     def __bool__(self) -> bool:
         return bool(self._queue or self.active)
 
+    @property
+    def waiting(self) -> int:
+        """Return how many requests have not begun."""
+        return len(self._queue)
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Put further requests behind those that wait."""
+        self._queue.extend(requests)
+
     def refill(self) -> list[Request]:
         """Take from the queue what the free slots hold; the caller makes slots of it."""
         free = self._slots - len(self.active)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tunesmith.errors import ModelError, UsageError
 from tunesmith.models.int8_weights import Int8Weights, hold_in_int8
 from tunesmith.models.memory import use_huge_pages
 from tunesmith.models.quantize import Quantised, look_at, quantisation_config
+from tunesmith.models.switching import beside
 
 BUILT_IN = "tunesmith/tiny"
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -123,13 +124,15 @@ def load(
     trainable: bool = False,
     bits: str | None = None,
     int8: bool = False,
+    adapters: Mapping[str, str] | None = None,
 ) -> LoadedModel:
     """Load a model and its tokenizer; nothing but safetensors is read and no foreign code is run.
 
     ``dtype`` auto is bfloat16 on a GPU that has it and float32 elsewhere. An adapter is put on its
     base; ``trainable`` lets training go on in it. ``bits`` is 4bit or 8bit for a base that is
     quantised while it is loaded, which needs bitsandbytes. ``int8`` holds the weights in eight bits
-    without it, for a model that only generates.
+    without it, for a model that only generates. ``adapters`` are folders of further ones, put on
+    the same weights beside each other under their names (``models.switching`` chooses among them).
     """
     use_huge_pages()
     ref = resolve_model(name)
@@ -171,6 +174,8 @@ def load(
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, ref.adapter, is_trainable=trainable)
+    if adapters:
+        model = beside(model, adapters)
     if not bits:
         model.to(chosen)
     held = hold_in_int8(model, wanted) if int8 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tunesmith.config.schema import ModelOptions, TokenizerOptions
@@ -23,6 +24,7 @@ def open_model(
     trainable: bool = False,
     bits: str | None = None,
     int8: bool = False,
+    adapters: Mapping[str, str] | None = None,
 ) -> tuple[LoadedModel, Renderer]:
     """Load the model that the settings name, and the renderer for its chat template."""
     _quiet()
@@ -36,6 +38,7 @@ def open_model(
         trainable=trainable,
         bits=bits,
         int8=int8,
+        adapters=adapters,
     )
     renderer = Renderer(loaded.tokenizer, options.chat_template, loaded.eos_ids)
     dtype = str(loaded.dtype).removeprefix("torch.")

@@ -1,0 +1,98 @@
+"""The application: every route, behind one guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from tunesmith.serve.faults import Fault
+from tunesmith.serve.guard import Access, Guard
+from tunesmith.serve.openapi import document
+from tunesmith.serve.plan import plan_chat, plan_text
+from tunesmith.serve.service import Service
+
+_NOT_FOUND = "There is no such address here."
+_WRONG_METHOD = "This address does not take that method."
+
+
+def application(
+    service: Service,
+    access: Access,
+    report: Callable[[str], None],
+    more: Sequence[BaseRoute] = (),
+) -> ASGIApp:
+    """Return the application; ``more`` routes, such as a page's, stand behind the same guard."""
+    inner = Starlette(
+        routes=[*_routes(service), *more],
+        exception_handlers={HTTPException: _http_fault},
+    )
+    inner.router.redirect_slashes = False
+    return Guard(inner, access, service.limits.body_bytes, service.metrics, report)
+
+
+def _routes(service: Service) -> list[BaseRoute]:
+    async def chat_completions(request: Request) -> Response:
+        return await service.generate(request, plan_chat)
+
+    async def completions(request: Request) -> Response:
+        return await service.generate(request, plan_text)
+
+    async def models(request: Request) -> Response:
+        del request
+        found = [_model(service, name) for name in service.worker.voices]
+        return JSONResponse({"object": "list", "data": found})
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["model"]
+        if name not in service.worker.voices:
+            raise Fault(404, "There is no such model.", param="model", code="model_not_found")
+        return JSONResponse(_model(service, name))
+
+    async def health(request: Request) -> Response:
+        del request
+        alive = service.worker.alive
+        return JSONResponse({"status": "ok" if alive else "broken"}, 200 if alive else 503)
+
+    async def metrics(request: Request) -> Response:
+        del request
+        return PlainTextResponse(
+            service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    async def openapi(request: Request) -> Response:
+        del request
+        return JSONResponse(document(list(service.worker.voices), service.limits))
+
+    return [
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{model:path}", model, methods=["GET"]),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/health", health, methods=["GET"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+    ]
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": service.created, "owned_by": "tunesmith"}
+
+
+async def _http_fault(request: Request, failure: Exception) -> Response:
+    """Say in OpenAI's form what the router says."""
+    del request
+    assert isinstance(failure, HTTPException)
+    wrong = failure.status_code == 405
+    raise Fault(
+        failure.status_code,
+        _WRONG_METHOD if wrong else _NOT_FOUND,
+        code="method_not_allowed" if wrong else "not_found",
+        headers=failure.headers or {},
+    )
