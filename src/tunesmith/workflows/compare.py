@@ -19,6 +19,7 @@ from tunesmith.workflows.evaluate import score_line
 if TYPE_CHECKING:
     from tunesmith.evaluate.compare import Comparison
     from tunesmith.evaluate.seeds import SeedEffect
+    from tunesmith.report.page import ReportData
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,7 @@ def command(resolved: Resolved[CompareOptions]) -> int:
     clean += clean_sentences(found.clean)
     for sentence in clean:
         print(sentence)
-    try:
-        losses = loss_sentences(options)
-    except DataError as failure:
-        losses = [f"The held-out losses are not compared. {failure.found}"]
+    losses = _losses(options)
     for sentence in losses:
         print(sentence)
     if options.report is not None:
@@ -83,19 +81,40 @@ def command(resolved: Resolved[CompareOptions]) -> int:
     return 0
 
 
+def comparison_page(results: Sequence[str]) -> str:
+    """Return the page of ``--report`` for stored sets, the baseline first, as HTML."""
+    from tunesmith.report.page import render
+
+    options = CompareOptions(results=list(results))
+    found = compare_all(options.results)
+    clean = clean_scores(options.results) + clean_sentences(found.clean)
+    return render(_page(options, found, _losses(options), clean))
+
+
 def _write_page(
     options: CompareOptions, found: Compared, losses: list[str], clean: list[str]
 ) -> Path:
-    from tunesmith.report.comparison import collect_comparison
     from tunesmith.report.page import write
 
     assert options.report is not None
+    return write(options.report, _page(options, found, losses, clean))
+
+
+def _losses(options: CompareOptions) -> list[str]:
+    try:
+        return loss_sentences(options)
+    except DataError as failure:
+        return [f"The held-out losses are not compared. {failure.found}"]
+
+
+def _page(
+    options: CompareOptions, found: Compared, losses: list[str], clean: list[str]
+) -> ReportData:
+    from tunesmith.report.comparison import collect_comparison
+
     done = {metric or None: comparison for metric, comparison in found.by.items()}
     lower = frozenset(metric for metric in done if metric and lower_is_better(metric))
-    return write(
-        options.report,
-        collect_comparison(options.results, done, lower, losses, clean, options.cluster_by),
-    )
+    return collect_comparison(options.results, done, lower, losses, clean, options.cluster_by)
 
 
 def compare(
