@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Route, Router
 
 from tunesmith.serve.faults import Fault
 from tunesmith.serve.guard import Access, Guard
@@ -18,22 +15,15 @@ from tunesmith.serve.openapi import document
 from tunesmith.serve.plan import plan_chat, plan_text
 from tunesmith.serve.service import Service
 
-_NOT_FOUND = "There is no such address here."
-_WRONG_METHOD = "This address does not take that method."
-
 
 def application(
     service: Service,
     access: Access,
     report: Callable[[str], None],
     more: Sequence[BaseRoute] = (),
-) -> ASGIApp:
+) -> Guard:
     """Return the application; ``more`` routes, such as a page's, stand behind the same guard."""
-    inner = Starlette(
-        routes=[*_routes(service), *more],
-        exception_handlers={HTTPException: _http_fault},
-    )
-    inner.router.redirect_slashes = False
+    inner = Router([*_routes(service), *more], redirect_slashes=False)
     return Guard(inner, access, service.limits.body_bytes, service.metrics, report)
 
 
@@ -83,16 +73,3 @@ def _routes(service: Service) -> list[BaseRoute]:
 
 def _model(service: Service, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": service.created, "owned_by": "tunesmith"}
-
-
-async def _http_fault(request: Request, failure: Exception) -> Response:
-    """Say in OpenAI's form what the router says."""
-    del request
-    assert isinstance(failure, HTTPException)
-    wrong = failure.status_code == 405
-    raise Fault(
-        failure.status_code,
-        _WRONG_METHOD if wrong else _NOT_FOUND,
-        code="method_not_allowed" if wrong else "not_found",
-        headers=failure.headers or {},
-    )

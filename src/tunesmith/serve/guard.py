@@ -9,11 +9,16 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import Router
+from starlette.types import Message, Receive, Scope, Send
 
 from tunesmith.serve.faults import BROKEN, Fault, encoded, new_id
 from tunesmith.serve.metrics import Metrics
+
+HEADER_BYTES = 16 << 10
+"""Largest header of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +38,22 @@ class Guard:
 
     def __init__(
         self,
-        app: ASGIApp,
+        router: Router,
         access: Access,
         body_bytes: int,
         metrics: Metrics,
         report: Callable[[str], None],
     ) -> None:
-        self._app, self._body_bytes = app, body_bytes
+        self.router, self._body_bytes = router, body_bytes
         self._hosts, self._any_address = access.hosts, access.any_address
         self._key = None if access.key is None else _digest(access.key.encode())
         self._metrics, self._report = metrics, report
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it with a fixed text."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
         if scope["type"] != "http":
             return
+        scope["app"] = self.router  # so that the router raises what it has to say
         request_id = new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
@@ -69,8 +72,9 @@ class Guard:
 
         try:
             self._check(scope)
-            await self._app(scope, receive, told)
-        except Fault as fault:
+            await self.router(scope, receive, told)
+        except (Fault, HTTPException) as failure:
+            fault = failure if isinstance(failure, Fault) else _of_router(failure)
             if fault.detail:
                 self._report(f"{request_id}: {fault.status}: {fault.detail}")
             if not status:
@@ -88,6 +92,10 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = scope["headers"]
+        if sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES:
+            raise Fault(
+                431, f"The header is larger than {HEADER_BYTES} bytes.", code="large_header"
+            )
         hosts = _all(headers, b"host")
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             raise Fault(421, "This server is not known by that name.", code="wrong_host")
@@ -122,6 +130,17 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _of_router(failure: HTTPException) -> Fault:
+    """Return in OpenAI's form what the router says."""
+    wrong = failure.status_code == 405
+    return Fault(
+        failure.status_code,
+        "This address does not take that method." if wrong else "There is no such address here.",
+        code="method_not_allowed" if wrong else "not_found",
+        headers=failure.headers,
+    )
 
 
 def too_large(limit: int) -> Fault:

@@ -15,14 +15,16 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tunesmith.errors import UsageError
+from tunesmith.serve.guard import HEADER_BYTES
 from tunesmith.serve.metrics import Metrics
 from tunesmith.serve.worker import Worker
 
-HEADER_BYTES = 16 << 10
 IDLE_S = 10.0
 """How long a connection may take to send a request's header, or be without a request."""
 UNREAD_S = 30.0
 """How long a client may leave what was sent to it unread."""
+SEND_BYTES = 128 << 10
+"""What the system holds for a client that does not read."""
 KEEP_ALIVE_S = 5
 LEAVING_S = 2.0
 """Beyond the grace time: until connections that do not end are cut."""
@@ -85,7 +87,9 @@ class Listener(uvicorn.Server):
         connections: int,
         grace_s: float,
         should_stop: Callable[[], bool],
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
+        """Prepare; ``ready`` is called once connections are taken."""
         kind = type("Limited", (Connection,), {"most": connections, "metrics": metrics})
         super().__init__(
             uvicorn.Config(
@@ -104,12 +108,18 @@ class Listener(uvicorn.Server):
                 timeout_graceful_shutdown=int(grace_s + LEAVING_S + 1),
             )
         )
-        self._worker, self._grace_s, self._stop = worker, grace_s, should_stop
+        self._worker, self._grace_s = worker, grace_s
+        self._stop, self._ready = should_stop, ready
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the workflow."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections."""
+        await super().startup(sockets)
+        self._ready()
 
     async def on_tick(self, counter: int) -> bool:
         """Look for a stop, and at connections that keep the server waiting."""
@@ -169,6 +179,7 @@ def bind(host: str, port: int) -> socket.socket:
         ) from None
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
         taken.bind(address)
     except OSError as failure:
         taken.close()

@@ -52,7 +52,7 @@ class Service:
         plan = await loop.run_in_executor(
             self._reader, planner, body, self.worker.voices, self.limits
         )
-        job = self._submit(plan)
+        job = self._submit(plan, request.state.request_id)
         running = Running(self, plan, job, request.state.request_id, began)
         if plan.asked.stream:
             return Streamed(running)
@@ -87,11 +87,11 @@ class Service:
             ) from None
         return b"".join(parts)
 
-    def _submit(self, plan: Plan) -> Job:
+    def _submit(self, plan: Plan, request_id: str) -> Job:
         if not self.worker.alive:
             raise Fault(503, BROKEN, code="internal_error", detail="the engine's thread has ended")
         score = plan.prompts if plan.score else ()
-        job = Job(plan.voice, plan.rows, score, plan.top)
+        job = Job(plan.voice, plan.rows, score, plan.top, request_id)
         if not self.worker.has_room(plan.voice.name, job.left, self.limits.queue):
             raise Fault(429, BUSY, code="queue_full", headers={"retry-after": str(RETRY_S)})
         self.worker.submit(job)

@@ -68,6 +68,8 @@ class Job:
     score: tuple[tuple[int, ...], ...] = ()
     """Prompts whose tokens are scored before anything is generated."""
     top: int = 0
+    name: str = ""
+    """What the server's log calls it."""
     box: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     left: int = 0
@@ -258,7 +260,7 @@ class Worker:
         if job not in self._numbers:
             return
         if failure is not None:
-            self._report(f"a job failed ({why}): {type(failure).__name__}: {failure}")
+            self._report(f"{job.name}: {why}: {type(failure).__name__}: {failure}")
         self._out.append((job, Failed(why)))
         for row in job.rows:
             job.voice.engine.cancel((self._numbers[job], row.index))

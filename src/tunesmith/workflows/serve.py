@@ -61,8 +61,8 @@ def command(resolved: Resolved[ServeOptions]) -> int:
             connections=_connections(options.connections),
             grace_s=options.grace,
             should_stop=stop,
+            ready=lambda: _tell(options, service, port, key, loopback=loopback),
         )
-        _tell(options, service, port, key, loopback=loopback)
         listener.run([taken])
     raise Interrupted("Stopped by a signal; the server has ended.")
 
