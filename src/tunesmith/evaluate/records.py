@@ -233,6 +233,17 @@ def load(path: str | Path) -> ResultSet:
     return ResultSet(header, tuple(ordered), problems)
 
 
+def read_header(folder: str | Path) -> Header | None:
+    """Return what a finished set was, without reading its answers; None where there is none."""
+    file = Path(folder) / ATTEMPTS
+    if not (file.is_file() and file.with_name(SCORES).is_file()):
+        return None
+    try:
+        return _header(next(JsonlLog.read(file), {}), file)
+    except (DataError, OSError):
+        return None
+
+
 def stored_sets(folder: str | Path) -> list[Path]:
     """Return the folders below ``folder`` that hold attempts, by name."""
     return sorted(file.parent for file in Path(folder).rglob(ATTEMPTS))

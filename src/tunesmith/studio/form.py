@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tunesmith.config import fields, flags
 from tunesmith.config.load import canonical, resolve
@@ -22,6 +23,8 @@ LEFT_OUT = ("resume",)
 """A run is resumed from its own page."""
 CONFIG = "config"
 """Name of the field that takes presets and YAML files."""
+_DECIDES = {"num_epochs": "max_steps", "warmup_ratio": "warmup_steps"}
+"""Settings that do nothing beside another one."""
 _FLAG = re.compile(r"--([a-z0-9-]+)")
 
 
@@ -79,6 +82,21 @@ def read(form: Mapping[str, Sequence[str]], parent: str) -> Filled:
     except UsageError as mistake:
         return _with_faults(values, mistake.found.split("\n"))
     return filled
+
+
+def like(config: Mapping[str, Any]) -> Filled:
+    """Return the form as a run's stored settings fill it: with what differs from the defaults."""
+    kept = {}
+    for name, known in FineTuningConfig.model_fields.items():
+        value = config.get(name)
+        same = value == known.get_default(call_default_factory=True)
+        if value is None or same or name in (*LEFT_OUT, "output_dir", "overwrite"):
+            continue
+        if config.get(_DECIDES.get(name, "")):
+            continue
+        shown = "\n".join(map(str, value)) if isinstance(value, list) else fields.shown(value)
+        kept[name] = shown if not isinstance(value, float) else repr(value)
+    return Filled(kept)
 
 
 def entries(filled: Filled) -> tuple[list[Entry], list[tuple[str, list[Entry]]]]:

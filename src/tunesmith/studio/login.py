@@ -30,6 +30,11 @@ class Logins:
         self._sessions: deque[bytes] = deque(maxlen=MOST_SESSIONS)
         self._lock = threading.Lock()
 
+    @property
+    def has_key(self) -> bool:
+        """Whether there is anything to sign in with."""
+        return self._key is not None
+
     def enter(self, *, token: str = "", key: str = "") -> str | None:
         """Return a new session's cookie for the token or the key; None for a wrong one."""
         with self._lock:
@@ -73,7 +78,7 @@ class Logins:
     def _is_known(self, session: str) -> bool:
         digest = _digest(session)
         with self._lock:
-            return any([hmac.compare_digest(digest, one) for one in self._sessions])
+            return any(hmac.compare_digest(digest, one) for one in self._sessions)
 
     def _given(self, scope: Scope) -> str:
         lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
