@@ -103,7 +103,7 @@ def entries(filled: Filled) -> tuple[list[Entry], list[tuple[str, list[Entry]]]]
     """Return the common settings, and the others by section."""
     preset = Entry(
         CONFIG,
-        "Presets and YAML files",
+        "presets and YAML files",
         "Names of presets and paths of YAML files, one a line; what is filled in goes before them.",
         "lines",
         "unset",
