@@ -263,7 +263,10 @@ def test_slow_clients_hold_nobody_up(server: Running, monkeypatch: pytest.Monkey
             for one in dribbling:
                 _try_send(one, b"s")
             time.sleep(0.3)
-        assert server.until("dropped_connections_total", dropped + 12) >= dropped + 10
+        end = time.monotonic() + 8
+        while server.metric("dropped_connections_total") < dropped + 12 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert server.metric("dropped_connections_total") >= dropped + 12
         assert server.until("running", 0) == 0
         assert all(b" 408 " in one.recv(100) for one in half)
         assert client.get("/health").status_code == 200
@@ -373,7 +376,7 @@ def test_adapters_of_other_weights_are_refused(
     assert "was trained on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("second", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_signal_ends_what_runs(home: Path, second: bool) -> None:
     words = ["serve", "--model", str(home / "base"), "--name", "base", "--port", "0"]
     words += ["--grace", "30" if second else "0.3", "--max-new-tokens", "400"]
