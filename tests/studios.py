@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from starlette.testclient import TestClient
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.config.schema_serve import StudioOptions
 from tunesmith.rundir import RunDir
+from tunesmith.serve.listen import Listener, bind
 from tunesmith.serve.workers import Workers
 from tunesmith.studio.login import Logins
 from tunesmith.workflows.studio import Models, service_over, studio_application
@@ -43,6 +47,11 @@ class Pages:
             if getattr(route.endpoint, "__name__", "") == "front"
         )
 
+    @property
+    def bearer(self) -> dict[str, str]:
+        """Return the header that brings the key."""
+        return {"Authorization": f"Bearer {KEY}"}
+
     def get(self, path: str, status: int = 200) -> str:
         """Return a page."""
         reply = self.client.get(path, headers={"Accept": "text/html"})
@@ -70,6 +79,26 @@ def pages_over(parent: Path, *, key: str | None = KEY) -> Pages:
     if key is not None:
         client.headers["Authorization"] = f"Bearer {key}"
     return Pages(parent, app, client, logins, workers, models)
+
+
+@contextmanager
+def listening(pages: Pages) -> Iterator[str]:
+    """Let a studio answer on a free port; its pages then have that address."""
+    service = pages.studio._service
+    stop = threading.Event()
+    with bind("127.0.0.1", 0) as taken:
+        listener = Listener(
+            pages.app, pages.workers, service.metrics, connections=64, grace_s=0.5,
+            should_stop=stop.is_set,
+        )  # fmt: skip
+        thread = threading.Thread(target=listener.run, args=([taken],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+        finally:
+            stop.set()
+            thread.join(20)
+            pages.workers.stop()
 
 
 def make_run(

@@ -390,6 +390,11 @@ def test_stored_sets_are_compared(pages: Pages) -> None:
     found = pages.client.get(source[1].replace("&amp;", "&"))
     assert "b against a" in found.text
     assert found.headers["content-security-policy"].endswith("sandbox")
+    # The tuned models of two runs are told apart by their runs.
+    make_run(pages.parent, "other", finished=True).close()
+    save(pages.parent / "other" / "eval" / "b", result("b", [1.0, 0.0, 0.0, 0.0], "units"), {})
+    found = pages.client.get("/compared?base=done/eval/b&with=other/eval/b")
+    assert "b (other) against b (done)" in found.text
     assert "Only one set" in pages.get("/compare?base=done/eval/a")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import urllib.parse
@@ -16,8 +15,7 @@ pytest.importorskip("uvicorn")
 
 from browser import Browser, find_browser
 from hostile.texts import HOSTILE, PAYLOADS, Reader, as_shown
-from served import write_models
-from studios import Pages, make_run, pages_over, write_records
+from studios import Pages, listening, make_run, pages_over, write_records
 from test_report import result
 from tunesmith.evaluate.records import save
 from tunesmith.storage import write_json
@@ -112,6 +110,33 @@ def test_a_share_of_hostile_texts_is_shown_as_it_is(
     tmp_path: Path, benign: dict[str, Reader], start: int
 ) -> None:
     check(tmp_path / "runs", PAYLOADS[start], benign)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium on this machine")
+def test_a_browser_makes_no_element_of_any_of_them(tmp_path: Path) -> None:
+    assert PROGRAM is not None
+    assert len(PAYLOADS) >= 300
+    counts: dict[str, set[int]] = {}
+    with Browser(PROGRAM) as browser:
+        for number, text in enumerate([PLAIN, *("\n".join(PAYLOADS[at::10]) for at in range(10))]):
+            pages, name = studio_of(tmp_path / str(number) / "runs", text)
+            with listening(pages) as address:
+                browser._call("Network.setExtraHTTPHeaders", headers=pages.bearer)
+                for path in ("/", f"/run/{urllib.parse.quote(name)}", "/rows/rows", "/compare"):
+                    browser.open(address + path, 800)
+                    browser.value(
+                        "document.querySelectorAll('iframe').forEach(one => one.remove())"
+                    )
+                    found = browser.value("document.querySelectorAll('*').length")
+                    counts.setdefault(path[:5], set()).add(found)
+                    assert browser.value("document.scripts.length") == 1
+                    assert browser.complaints == []
+                    assert all(one.startswith(address) for one in browser.requested)
+                    if path.startswith("/run/"):
+                        whole = browser.value("document.body.textContent")
+                        assert all(line in whole for line in text.split("\n"))
+    assert {path: len(found) for path, found in counts.items()} == dict.fromkeys(counts, 1), counts
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from tunesmith.models.quantize import Quantised, look_at, quantisation_config
 from tunesmith.models.switching import beside
 
 BUILT_IN = "tunesmith/tiny"
+HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 ASSETS = Path(__file__).parent.parent / "assets"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -88,8 +90,12 @@ def resolve_model(name: str) -> ModelRef:
     # An adapter names its base by the folder, also where that is the built-in one.
     if name == BUILT_IN or path == ASSETS / "tiny":
         return ModelRef(str(ASSETS / "tiny"), None, "the built-in base model")
-    if not path.exists():
-        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    try:
+        there = path.exists()
+    except OSError:  # a name that is too long, say
+        there = False
+    if not there:
+        if HUB_NAME.fullmatch(name):
             return ModelRef(name, None, f"hub model {name}")
         raise ModelError(
             f"There is no model {name!r}.",

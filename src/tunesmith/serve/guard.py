@@ -82,21 +82,25 @@ class Guard:
             fault = failure if isinstance(failure, Fault) else _of_router(failure)
             if fault.detail:
                 self._report(f"{request_id}: {fault.status}: {fault.detail}")
-            page = self._shown(scope, fault) if self._shown is not None else None
-            if not status and page is not None:
-                await page(scope, receive, told)
-            elif not status:
-                await _answer(told, fault, request_id)
+            if not status:
+                await self._refuse(scope, receive, told, fault)
         except ClientDisconnect:
             status = status or 499
         except Exception as failure:
             self._report(f"{request_id}: {type(failure).__name__}: {failure}")
             if status:
                 raise  # a reply that was begun can only be broken off
-            await _answer(told, Fault(500, BROKEN, code="internal_error"), request_id)
+            await self._refuse(scope, receive, told, Fault(500, BROKEN, code="internal_error"))
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "other")
             self._metrics.add("requests_total", route=route, status=str(status or 499))
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, fault: Fault) -> None:
+        page = self._shown(scope, fault) if self._shown is not None else None
+        if page is not None:
+            await page(scope, receive, send)
+        else:
+            await _answer(send, fault, scope["state"]["request_id"])
 
     def _check(self, scope: Scope) -> None:
         headers = scope["headers"]

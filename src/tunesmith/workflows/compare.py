@@ -145,7 +145,7 @@ def compare_all(
     """
     from tunesmith.evaluate.compare import adjusted
     from tunesmith.evaluate.compare import compare as compare_sets
-    from tunesmith.evaluate.records import load
+    from tunesmith.evaluate.records import load_all
     from tunesmith.evaluate.scores.stored import scored_by
 
     if len(results) < 2:
@@ -154,7 +154,7 @@ def compare_all(
             expected="at least two, or --seeds",
             hint="tunesmith compare runs/base runs/tuned",
         )
-    sets = [load(Path(path)) for path in results]
+    sets = load_all(results)
     if len({one.header.details.get("grader") for one in sets}) > 1 and not metrics:
         console.warn(
             "not all of these sets were judged by the same version of the grader: tunesmith "
@@ -213,13 +213,13 @@ def _over_seeds(options: CompareOptions) -> SeedEffect:
 def clean_scores(results: Sequence[str]) -> list[str]:
     """Return what is stored of each set's score on its clean subset, where there are overlaps."""
     from tunesmith.evaluate.clean import stored_contamination
-    from tunesmith.evaluate.records import load
+    from tunesmith.evaluate.records import load_all
 
     found = []
-    for path in results:
+    for path, one in zip(results, load_all(results), strict=True):
         stored = stored_contamination(path)
         if stored and stored["overlaps"]:
-            found.append(f"{load(Path(path)).name}: {stored['sentence']}")
+            found.append(f"{one.name}: {stored['sentence']}")
     return found
 
 
@@ -235,10 +235,13 @@ def lower_is_better(metric: str) -> bool:
 def loss_sentences(options: CompareOptions) -> list[str]:
     """Say how the held-out losses differ that lie beside two sets of replies to the same rows."""
     from tunesmith.evaluate.losses import compare_losses
-    from tunesmith.evaluate.records import load
+    from tunesmith.evaluate.records import load_all
     from tunesmith.evaluate.scores.stored import losses
 
-    first, *others = [(load(Path(path)).name, losses(path)) for path in options.results]
+    first, *others = [
+        (one.name, losses(path))
+        for path, one in zip(options.results, load_all(options.results), strict=True)
+    ]
     return [
         compare_losses(first[1], other).sentence(first[0], name)
         for name, other in others
