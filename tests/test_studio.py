@@ -464,3 +464,23 @@ def test_without_a_key_nobody_signs_in_and_forms_still_need_their_page(tmp_path:
     assert "There is no run" in page
     assert pages.client.post("/start", content="task=units", headers=FORM).status_code == 403
     assert pages.post("/start", task="nope").status_code == 422
+
+
+def test_training_writes_its_metrics_for_whoever_watches_but_not_at_every_step(
+    tmp_path: Path,
+) -> None:
+    from types import SimpleNamespace
+
+    from tunesmith.workflows.metrics import Metrics
+
+    config: Any = SimpleNamespace(logging_steps=1)
+    run = RunDir(tmp_path)
+    metrics = Metrics(config, run, [], Any, SimpleNamespace(device="cpu", is_main_process=True))
+    seen = []
+    for step in range(3):
+        metrics._record({"kind": "train", "step": step})
+        metrics._follow()
+        seen.append(len(run.metrics.read_text().splitlines()))
+        if step == 1:
+            metrics._next = 0.0  # as a second later
+    assert seen == [1, 1, 3]
