@@ -1,11 +1,11 @@
-# make install | demo | test | test-reliability | check | bench | nightly
+# make install | demo | test | test-reliability | check | docs | bench | nightly
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # One thread a test process: two processes share two cores without fighting over them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: install demo test test-reliability check format bench nightly reference clean
+.PHONY: install demo test test-reliability check format bench nightly reference docs clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ check: install
 format: install
 	$(BIN)/ruff check --fix src tests bench scripts
 	$(BIN)/ruff format src tests bench scripts
+
+# A static site in build/docs; a dead link between the guides fails it.
+docs: install
+	$(BIN)/python scripts/make_docs.py
 
 reference: install
 	$(BIN)/python scripts/make_reference.py

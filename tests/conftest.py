@@ -62,3 +62,10 @@ def general_suite(
         # By its name in full: ``tunesmith.evaluate`` is a function of the Python API, too.
         general = importlib.import_module("tunesmith.evaluate.general")
         monkeypatch.setattr(general, "SUITE", short_suite)
+
+
+@pytest.fixture(autouse=True)
+def short_samples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the answers on the way be short where a module is not about them."""
+    if not getattr(request.module, "WHOLE_SAMPLES", False):
+        monkeypatch.setattr("tunesmith.workflows.samples.LONGEST", 4)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -82,6 +87,27 @@ class Running:
         while (found := self.metric(name)) != wanted and time.monotonic() < end:
             time.sleep(0.02)
         return found
+
+
+@contextmanager
+def launched(*words: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
+    """Run the command itself; yield its process, its address, and the file of what it says."""
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "said").open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tunesmith", "serve", "--port", "0", *words],
+            env={**os.environ, "TUNESMITH_API_KEY": KEY, "OMP_NUM_THREADS": "1"},
+            stderr=said,
+        )
+        log = Path(said.name)
+        try:
+            while not (found := re.search(r"(http://127.0.0.1:\d+)/v1", log.read_text())):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.05)
+            assert KEY not in log.read_text()
+            yield process, found.group(1), log
+        finally:
+            process.kill()
+            process.wait()
 
 
 @contextmanager

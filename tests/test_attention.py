@@ -131,7 +131,7 @@ def test_kernels_are_told_what_segments_compute(
 
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "varlen_attn", reference)
-    assert attention_ways._no_varlen(CPU) is None
+    assert attention_ways.no_varlen(CPU) is None
 
     def upper_left(q: Any, k: Any, v: Any, begins_q: Any, *rest: Any, **more: Any) -> torch.Tensor:
         return reference(q, k, v, begins_q, *rest, **more).roll(1, 0)
@@ -148,7 +148,7 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.M
         (old, "has no enable_gqa, scale, window_size"),
     ):
         monkeypatch.setattr(kernel, "varlen_attn", made)
-        assert reason in str(attention_ways._no_varlen(CPU))
+        assert reason in str(attention_ways.no_varlen(CPU))
 
 
 def upper_left_signature(function: Any) -> Any:

@@ -55,6 +55,7 @@ def test_text_files_hold_documents(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a.jsonl:2: not valid JSON at column"),
         ("a.jsonl", b"[1]\n", r"a.jsonl:1: list, not an object"),
+        ("a.jsonl", b'["q", "a", 1]\n', r"a.jsonl:1: list, not an object"),
         ("a.jsonl", b"", "is empty"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl:1: byte 0xff is not UTF-8"),
         ("a.jsonl", b'{"a": 1, "a": 2}\n', r"a.jsonl:1: the key 'a' stands twice"),
@@ -130,6 +131,17 @@ def test_an_object_too_large_to_hold_is_read_key_by_key(
     path.write_text(json.dumps({"data": rows})[:-1])
     with pytest.raises(DataError, match="expected , or }"):
         read(path)
+
+
+def test_sampled_paths_are_trained_on_their_reasoning(tmp_path: Path) -> None:
+    path = tmp_path / "rft.json"
+    path.write_text('[["How many feet?", 3.0, "1 + 2 = <answer>3</answer>"], ["Who?", "A", "A"]]')
+    layout, examples = to_examples(read_rows(str(path)))
+    assert layout.name == "question/response"
+    assert [s.text for s in examples[0].segments] == [
+        "How many feet?",
+        "1 + 2 = <answer>3</answer>",
+    ]
 
 
 def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:

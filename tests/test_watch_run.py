@@ -25,6 +25,7 @@ from tunesmith.workflows import train as workflow
 from tunesmith.workflows.samples import Samples
 
 pytestmark = pytest.mark.usefixtures("in_a_folder")
+WHOLE_SAMPLES = True
 GARBAGE = "~q}{ |^# @~ zzxqj ~~ ^^"
 
 

@@ -48,6 +48,17 @@ VERBS = {
     "demo": Verb(
         "the whole story on the built-in model, offline", "schema_results.DemoOptions", "demo"
     ),
+    "doctor": Verb(
+        "look at the machine: versions, devices, memory, sandbox, extras",
+        "schema_start.DoctorOptions",
+        "doctor",
+    ),
+    "init": Verb(
+        "write a commented recipe from your own rows",
+        "schema_start.InitOptions",
+        "init",
+        ("dataset",),
+    ),
     "train": Verb(
         "fine-tune a model: full, LoRA or frozen layers", "schema.FineTuningConfig", "train"
     ),

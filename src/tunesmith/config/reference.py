@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,11 @@ What `tunesmith data mix RECIPE.yaml` reads, and what a recipe has under `- data
 `strategies` and `audit` are sections, each of `stages` has the keys of a stage."""
 
 
+SPLIT = """\
+What a recipe has under `- data: {name: …, split: {…}}`: rows kept as they are, a share of them
+held out. Later stages train on the stage's name and ask the held-out rows, which
+`tunesmith init` writes for your own file."""
+
 RFT = """\
 What a recipe has under `- rft: {name: …, from: model, …}`: several rounds of rejection-sampling
 fine-tuning. Round r samples with the model of round r-1, the first with the model named by `from`;
@@ -52,6 +58,7 @@ def reference(commands: Iterable[Command]) -> str:
     parts += ["## Settings that commands share", ""]
     parts += _shared([kind for _, _, kind, _ in commands])
     parts += _mix()
+    parts += _split()
     parts += _rft()
     parts += ["## Other names", "", *_aliases(), ""]
     parts += ["## Defaults of the tasks", "", *_layers(TASK_DEFAULTS, "task"), ""]
@@ -69,7 +76,7 @@ def _command(name: str, summary: str, kind: type[Options], positional: Sequence[
     words = [flags.positional_word(kind, field) for field in positional]
     usage = " ".join(["tunesmith", name, *words, "[--setting value …]"])
     titles = [title for title, _ in flags.sections(kind)]
-    shared = [f"[{title}](#{title.lower()})" for title in titles if title != flags.OWN]
+    shared = [f"[{title}](#{_anchor(title)})" for title in titles if title != flags.OWN]
     own = dict(flags.sections(kind)).get(flags.OWN, [])
     lines = [f"### {name}", "", f"{summary[0].upper()}{summary[1:]}: `{usage}`", ""]
     if own:
@@ -92,8 +99,15 @@ def _shared(kinds: Sequence[type[Options]]) -> list[str]:
         names = [name for name in base.__annotations__ if name in base.model_fields]
         if not names:
             continue  # the settings of train, which has none of its own
-        lines += [f"### {(base.__doc__ or '').strip()}", "", *_table(shown, names), ""]
+        title = (base.__doc__ or "").strip()
+        mark = f'<a id="{_anchor(title)}"></a>'
+        lines += [f"### {title}", "", mark, "", *_table(shown, names), ""]
     return lines
+
+
+def _anchor(title: str) -> str:
+    """Return the mark of a shared section, which no command of a like name has."""
+    return f"settings-{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}"
 
 
 def _mix() -> list[str]:
@@ -114,6 +128,14 @@ def _mix() -> list[str]:
         names = [name for name in kind.__annotations__ if name in kind.model_fields]
         lines += [f"### {(kind.__doc__ or '').strip()} keys", "", *_table(kind, names), ""]
     return lines
+
+
+def _split() -> list[str]:
+    """Return the section of the data stage ``split``."""
+    from tunesmith.config.schema_start import SplitOptions
+
+    lines = ["## The stage data: split of a recipe", "", SPLIT, ""]
+    return [*lines, *_table(SplitOptions, list(SplitOptions.model_fields)), ""]
 
 
 def _rft() -> list[str]:

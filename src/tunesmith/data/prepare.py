@@ -8,7 +8,7 @@ import hashlib
 import re
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 
@@ -276,13 +276,19 @@ def split_holdout(
     The side follows from a hash of seed and prompt, so another file order changes nothing. At
     least one example is held out if there are two with different prompts.
     """
-    ranks = array("Q", (_rank(prompt_key(example), seed) for example in examples))
+    held = on_held_side((prompt_key(example) for example in examples), share, seed)
+    inside = pick(examples, (at for at, out in enumerate(held) if not out))
+    outside = pick(examples, (at for at, out in enumerate(held) if out))
+    return inside, outside
+
+
+def on_held_side(keys: Iterable[str], share: float, seed: int) -> bytes:
+    """Return 1 for each key that is held out, else 0, as ``split_holdout`` decides it."""
+    ranks = array("Q", (_rank(key, seed) for key in keys))
     keyed = sorted(set(ranks))
     wanted = min(max(1, round(share * len(keyed))), len(keyed) - 1) if share else 0
-    last = keyed[wanted - 1] if wanted else -1
-    inside = pick(examples, (at for at, rank in enumerate(ranks) if rank > last))
-    outside = pick(examples, (at for at, rank in enumerate(ranks) if rank <= last))
-    return inside, outside
+    last = keyed[wanted - 1] if wanted > 0 else -1
+    return bytes(rank <= last for rank in ranks)
 
 
 def split_document(document: Example, share: float) -> tuple[list[Example], list[Example]]:

@@ -24,6 +24,8 @@ from tunesmith.types import Origin
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".md")
 END_OF_TEXT = "<|endoftext|>"
 """A line of its own that separates documents of a text file."""
+_SAMPLED = ("question", "gold", "response")
+"""An array [question, answer, reasoning] as a row: the reasoning is what is trained."""
 _DELIMITERS = ",;\t|"
 _BLANK = " \t\r\n"
 """White space of JSON: a line of anything else, such as U+2028, is no blank line."""
@@ -157,6 +159,8 @@ def _json(path: Path, encoding: str | None) -> Iterator[Row | Fault]:
 
 
 def _object(fields: Any, origin: Origin) -> Row | Fault:
+    if _is_sampled(fields):
+        fields = dict(zip(_SAMPLED, fields, strict=True))
     if not isinstance(fields, dict):
         return Fault(
             origin,
@@ -164,6 +168,15 @@ def _object(fields: Any, origin: Origin) -> Row | Fault:
             'an object such as {"prompt": "…", "completion": "…"}',
         )
     return Row(fields, origin)
+
+
+def _is_sampled(found: Any) -> bool:
+    """Say whether this is what ``tunesmith sample --output F.json`` writes for a path."""
+    if not isinstance(found, list) or len(found) != len(_SAMPLED):
+        return False
+    question, answer, reasoning = found
+    texts = isinstance(question, str) and isinstance(reasoning, str)
+    return texts and isinstance(answer, str | int | float)
 
 
 def _csv(path: Path, encoding: str | None) -> Iterator[Row | Fault]:

@@ -10,7 +10,8 @@ import torch
 
 from tunesmith.data.render import Renderer
 from tunesmith.errors import ModelError
-from tunesmith.models.load import DTYPES, LoadedModel, load
+from tunesmith.models.device import DTYPES
+from tunesmith.models.load import LoadedModel, load
 from tunesmith.models.quantize import is_quantised
 
 

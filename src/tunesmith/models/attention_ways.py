@@ -138,10 +138,10 @@ def why_not(how: str, model: Any, device: torch.device, *, half: bool) -> str | 
         return "this model caps its attention scores, which its kernel cannot"
     if any(getattr(model.config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
         return "this model drops attention weights while training, which its kernel cannot"
-    return _no_varlen(device)
+    return no_varlen(device)
 
 
-def _no_varlen(device: torch.device) -> str | None:
+def no_varlen(device: torch.device) -> str | None:
     """Say what this PyTorch's kernel lacks: it is asked for its options, and for an example."""
     try:
         from torch.nn.attention.varlen import varlen_attn

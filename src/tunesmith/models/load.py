@@ -14,6 +14,7 @@ import torch
 from tunesmith.data.hub import unreachable
 from tunesmith.data.new_tokens import NewTokens
 from tunesmith.errors import ModelError, UsageError
+from tunesmith.models.device import choose_device, choose_dtype
 from tunesmith.models.int8_weights import Int8Weights, hold_in_int8
 from tunesmith.models.memory import use_huge_pages
 from tunesmith.models.quantize import Quantised, look_at, quantisation_config
@@ -22,7 +23,6 @@ from tunesmith.models.switching import beside
 BUILT_IN = "tunesmith/tiny"
 HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 ASSETS = Path(__file__).parent.parent / "assets"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,7 @@ def load(
     use_huge_pages()
     ref = resolve_model(name)
     chosen = choose_device(device)
-    wanted = DTYPES.get(dtype) or (
-        torch.bfloat16
-        if chosen.type == "cuda" and torch.cuda.is_bf16_supported()
-        else torch.float32
-    )
+    wanted = choose_dtype(dtype, chosen)
     _check_folder(ref)
     _check_network(ref)
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -331,17 +327,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelError(f"{path} holds no JSON object.")
     return found
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of a setting; auto is a GPU where there is one."""
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError:
-            raise ModelError(
-                f"There is no device {name!r}.", expected="auto, cpu, cuda, cuda:0 or mps"
-            ) from None
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")

@@ -60,7 +60,9 @@ def _routes(service: Service) -> list[BaseRoute]:
 
     async def openapi(request: Request) -> Response:
         del request
-        return JSONResponse(document(list(service.worker.voices), service.limits))
+        voices = service.worker.voices
+        vocabulary = next(iter(voices.values())).engine.vocabulary
+        return JSONResponse(document(list(voices), service.limits, vocabulary))
 
     return [
         Route("/v1/models", models, methods=["GET"]),

@@ -23,8 +23,9 @@ _ERRORS = {
 }
 
 
-def document(models: list[str], limits: Limits) -> Schema:
+def document(models: list[str], limits: Limits, vocabulary: int) -> Schema:
     """Return the document for the models that are served."""
+    text = _text(models, limits, vocabulary)
     return {
         "openapi": "3.1.0",
         "info": {"title": "tunesmith", "version": __version__},
@@ -44,7 +45,7 @@ def document(models: list[str], limits: Limits) -> Schema:
                 "post": _post("chat", "Answer a conversation.", _chat(models, limits))
             },
             "/v1/completions": {
-                "post": _post("completions", "Go on with a text.", _text(models, limits))
+                "post": _post("completions", "Go on with a text.", text)
             },
             "/health": {"get": _get("health", "Whether the server can answer.")},
             "/metrics": {"get": _get("metrics", "Counters for Prometheus.", "text/plain")},
@@ -170,22 +171,50 @@ def _chat(models: list[str], limits: Limits) -> Schema:
             "top_logprobs": _number(minimum=0, maximum=MOST_LIKELIEST),
         },
         "additionalProperties": False,
+        "allOf": [
+            _STREAMED,
+            {"anyOf": [_null("max_tokens"), _null("max_completion_tokens")]},
+            {"anyOf": [_null("top_logprobs"), _true("logprobs")]},
+        ],
     }
 
 
-def _text(models: list[str], limits: Limits) -> Schema:
-    ids = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
-    texts = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    several = {"type": "array", "items": ids, "minItems": 1}
+def _text(models: list[str], limits: Limits, vocabulary: int) -> Schema:
+    token = {"type": "integer", "minimum": 0, "maximum": vocabulary - 1}
+    ids = {"type": "array", "items": token, "minItems": 1}
+    text = {"type": "string", "minLength": 1}
+    several = {"type": "array", "items": {"anyOf": [text, ids]}, "minItems": 1,
+               "maxItems": limits.choices}  # fmt: skip
     return {
         "type": "object",
         "required": ["model", "prompt"],
         "properties": {
             **_shared(models, limits),
-            "prompt": {"anyOf": [{"type": "string"}, texts, ids, several]},
+            "prompt": {"anyOf": [text, ids, several]},
             "max_tokens": _number(minimum=0, maximum=limits.max_new_tokens),
             "echo": {"type": ["boolean", "null"]},
             "logprobs": _number(minimum=0, maximum=MOST_LIKELIEST),
         },
         "additionalProperties": False,
+        "allOf": [
+            _STREAMED,
+            {"anyOf": [{"properties": {"max_tokens": _number(minimum=1)}}, _true("echo")]},
+            {"anyOf": [_not_true("echo"), _null("logprobs"), _not_true("stream")]},
+            {"anyOf": [{"properties": {"prompt": {"anyOf": [text, ids]}}}, _null("n")]},
+        ],
     }
+
+
+def _null(name: str) -> Schema:
+    return {"properties": {name: {"type": "null"}}}
+
+
+def _true(name: str) -> Schema:
+    return {"properties": {name: {"const": True}}, "required": [name]}
+
+
+def _not_true(name: str) -> Schema:
+    return {"properties": {name: {"enum": [False, None]}}}
+
+
+_STREAMED = {"anyOf": [_null("stream_options"), _true("stream")]}

@@ -210,9 +210,8 @@ def chat_request(body: dict[str, Any]) -> ChatRequest:
         if isinstance(message, dict):
             _leave_out(message, NEUTRAL_MESSAGE, f"messages[{number}].")
     asked = _checked(ChatRequest, body, NEUTRAL_CHAT)
-    limits = {asked.max_tokens, asked.max_completion_tokens} - {None}
-    if len(limits) > 1:
-        raise invalid("max_tokens", "max_tokens and max_completion_tokens contradict each other.")
+    if asked.max_tokens is not None and asked.max_completion_tokens is not None:
+        raise invalid("max_tokens", "max_tokens is another name of max_completion_tokens.")
     if asked.max_tokens == 0:
         raise invalid("max_tokens", "max_tokens is at least 1.")
     if asked.top_logprobs is not None and not asked.logprobs:

@@ -45,7 +45,7 @@ def check_compiler(config: FineTuningConfig) -> None:
     if config.torch_compile == "off":
         return
     from tunesmith.models.compiled import why_not
-    from tunesmith.models.load import choose_device
+    from tunesmith.models.device import choose_device
 
     found = why_not(choose_device(config.device))
     if found is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.load import resolve
 from tunesmith.config.schema_mix import MixRecipe, check_mix, load_mix
 from tunesmith.config.schema_raft import RaftOptions
+from tunesmith.config.schema_start import SplitOptions
 from tunesmith.errors import UsageError
 from tunesmith.storage import hash_file, hash_json, hash_tree, write_json
 from tunesmith.workflows.recipe_file import Recipe, Stage
@@ -125,9 +126,23 @@ def _run_raft(options: RaftOptions, folder: Path, _: Records) -> Path:
     return target
 
 
+def _check_split(value: Any, where: str) -> SplitOptions:
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: split is {type(value).__name__}.", expected="its settings")
+    return resolve(SplitOptions, dict(value), origin=where).options
+
+
+def _run_split(options: SplitOptions, folder: Path, records: Records) -> Path:
+    from tunesmith.workflows.own_rows import split
+
+    placed = dataset_of(options.dataset, records)
+    return split(options.model_copy(update={"dataset": placed}), folder)
+
+
 KINDS: dict[str, DataKind] = {
     "mix": DataKind(_check_mix, lambda recipe: list(recipe.inputs()), _run_mix),
     "raft": DataKind(_check_raft, _raft_inputs, _run_raft),
+    "split": DataKind(_check_split, lambda options: [options.dataset], _run_split),
 }
 """Key of a data stage → what it is."""
 
