@@ -9,10 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
+import tunesmith  # noqa: E402
 from browser import Browser, find_browser  # noqa: E402
 from studios import listening, pages_over  # noqa: E402
-
-import tunesmith  # noqa: E402
 
 PICTURE = ROOT / "docs" / "images" / "studio.png"
 LARGEST = 150_000

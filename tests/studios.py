@@ -99,6 +99,9 @@ def listening(pages: Pages) -> Iterator[str]:
             stop.set()
             thread.join(20)
             pages.workers.stop()
+            for job in pages.studio.jobs.all():
+                if job.child is not None:
+                    job.child.wait(60)
 
 
 def make_run(

@@ -36,6 +36,7 @@ def studio_of(parent: Path, text: str) -> tuple[Pages, str]:
     """Return a studio whose every text is ``text``, and the name of its run."""
     writable = text.encode("utf-8", "replace").decode()
     name = "run " + in_a_name(text)
+    parent.mkdir(parents=True, exist_ok=True)
     rows = parent.parent / f"rows {in_a_name(text)}.jsonl"
     turn = {"instruction": text, "output": text}
     rows.write_text(f"{json.dumps(turn)}\n{json.dumps({**turn, 'instruction': 'Say it.'})}\n")
@@ -129,9 +130,10 @@ def test_a_browser_makes_no_element_of_any_of_them(tmp_path: Path) -> None:
                         "document.querySelectorAll('iframe').forEach(one => one.remove())"
                     )
                     found = browser.value("document.querySelectorAll('*').length")
-                    counts.setdefault(path[:5], set()).add(found)
+                    if path != "/rows/rows":  # so long a row may be refused
+                        counts.setdefault(path[:5], set()).add(found)
                     assert browser.value("document.scripts.length") == 1
-                    assert browser.complaints == []
+                    assert browser.complaints == [], path
                     assert all(one.startswith(address) for one in browser.requested)
                     if path.startswith("/run/"):
                         whole = browser.value("document.body.textContent")

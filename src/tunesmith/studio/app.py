@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -65,6 +66,21 @@ class Hooks:
     unload: Callable[[str], None]
 
 
+class RunName(Convertor[str]):
+    """Any text at all: a folder's name may hold slashes of its path, and even ends of lines."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """Return the name as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return the name as it is."""
+        return value
+
+
+register_url_convertor("run", RunName())
 ROWS = 20
 """Examples on a page."""
 
@@ -85,10 +101,10 @@ class Studio:
         return [
             Route("/", self.front, methods=get),
             Route("/live/runs", self.front_live, methods=get),
-            Route("/run/{name:path}", self.run, methods=get),
-            Route("/live/run/{name:path}", self.run_live, methods=get),
-            Route("/report/{name:path}", self.report, methods=get),
-            Route("/rows/{name:path}", self.rows, methods=get),
+            Route("/run/{name:run}", self.run, methods=get),
+            Route("/live/run/{name:run}", self.run_live, methods=get),
+            Route("/report/{name:run}", self.report, methods=get),
+            Route("/rows/{name:run}", self.rows, methods=get),
             Route("/start", self.start, methods=get),
             Route("/start", self.start_now, methods=post),
             Route("/job/{id}", self.job, methods=get),
