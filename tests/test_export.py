@@ -19,9 +19,10 @@ from tiny_models import CHATML, tiny_model, tiny_tokenizer
 from tunesmith.cli import main
 from tunesmith.data.render import Renderer
 from tunesmith.errors import ModelError, UsageError
-from tunesmith.export import bundle, hostile, parity, reader, weights
+from tunesmith.export import bundle, parity, reader, weights
 from tunesmith.export.parity import Trained, ask_trained, compare
 from tunesmith.models.adapters import add_lora
+from tunesmith.models.folder import check_folder
 from tunesmith.models.load import load
 from tunesmith.types import Segment
 from tunesmith.workflows import export as workflow
@@ -248,6 +249,17 @@ def test_a_folder_is_replaced_only_if_it_is_an_export(base: Path, tmp_path: Path
     tunesmith.export(**given, overwrite=True)
 
 
+@pytest.mark.usefixtures("here")
+def test_an_export_that_a_kill_left_beside_its_place_comes_back(base: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"model": str(base), "formats": ["merged"]}
+    out = tmp_path / "out"
+    tunesmith.export(**given, output_dir=str(out))
+    out.rename(tmp_path / ".out.before")
+    with pytest.raises(UsageError, match="holds an export already"):
+        tunesmith.export(**given, output_dir=str(out))
+    assert (out / "merged" / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -308,9 +320,8 @@ SWELL = (
 @pytest.mark.parametrize("template", [BOMB, FLOOD, SWELL], ids=["bomb", "flood", "swell"])
 @pytest.mark.parametrize("config", [False, True], ids=["file", "config"])
 def test_a_template_that_does_not_end_is_refused(
-    template: str, config: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: str, config: bool, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hostile, "SECONDS", 1)
     base = save_base(tmp_path / "base")
     (base / "chat_template.jinja").write_text(CHATML if config else template)
     if config:
@@ -345,7 +356,7 @@ def test_the_links_of_the_hubs_cache_are_followed(base: Path, tmp_path: Path) ->
         blob = tmp_path / "models--a--b" / "blobs" / str(number)
         shutil.copy(path, blob)
         (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
-    hostile.check_folder(snapshot)
+    check_folder(snapshot)
 
 
 @eight
@@ -455,6 +466,8 @@ ELSEWHERE = {
     "output_dir": "every test here",
     "overwrite": "test_a_folder_is_replaced_only_if_it_is_an_export",
     "gguf_types": "test_gguf",
+    "push_to_hub": "test_push",
+    "private": "test_push: test_what_went_up_is_the_folder",
     "device": "test_backends: where a model is loaded",
 }
 

@@ -66,6 +66,18 @@ def test_sampling_killed_anywhere_ends_with_the_same_attempts() -> None:
         assert done >= 1000
 
 
+def test_exports_killed_anywhere_leave_the_old_one_or_the_new_one() -> None:
+    wanted = share(1000, 12)
+    limit = [] if NIGHTLY else ["--seconds", "5", "--jobs", "1"]
+    said = script("kill_export.py", "--kills", str(wanted), *limit)
+    done = int(said.split()[1])
+    print(said)
+    tell("exports ended by SIGKILL", done, 1000)
+    assert done > 0
+    if NIGHTLY:
+        assert done >= 1000
+
+
 def test_every_system_call_of_a_save_may_fail() -> None:
     if shutil.which("cc") is None or not sys.platform.startswith("linux"):
         pytest.skip("needs a C compiler on Linux")

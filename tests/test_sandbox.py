@@ -95,7 +95,7 @@ def test_an_exception_of_the_program_s_own_is_the_kind_that_it_inherits_from():
 
 def test_a_process_that_cannot_be_confined_gives_no_verdict(monkeypatch):
     """A user that does not exist stands for root of a container that has a few users only."""
-    monkeypatch.setattr(sandbox, "_users", lambda: [-5, -5])
+    monkeypatch.setattr(sandbox, "users", lambda: [-5, -5])
     found = outcome("def f(x): return x + 1")
     assert found.kind is Kind.NOT_STARTED
     assert "program ended itself" not in found.detail
@@ -113,9 +113,9 @@ def test_root_of_a_container_with_few_users_is_confined_like_any_user(monkeypatc
 
 
 def test_without_users_of_their_own_programs_are_said_to_be_able_to_forge(monkeypatch):
-    monkeypatch.setattr(sandbox, "_users", list)
+    monkeypatch.setattr(sandbox, "users", list)
     assert "forged" in described("none")
-    monkeypatch.setattr(sandbox, "_users", lambda: [1, 2])
+    monkeypatch.setattr(sandbox, "users", lambda: [1, 2])
     assert "forged" not in described("none")
 
 

@@ -21,6 +21,7 @@ _LAZY = {
     "generate": "tunesmith.workflows.generate",
     "sample": "tunesmith.workflows.sample",
     "grpo": "tunesmith.workflows.grpo",
+    "convert": "tunesmith.workflows.convert",
     "export": "tunesmith.workflows.export",
     "find_rate": "tunesmith.workflows.find_rate",
     "estimate": "tunesmith.workflows.estimate",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from tunesmith.generate.dialogue import Dialogue
     from tunesmith.models.load import load
     from tunesmith.workflows.compare import compare
+    from tunesmith.workflows.convert import convert
     from tunesmith.workflows.estimate import estimate
     from tunesmith.workflows.evaluate import evaluate
     from tunesmith.workflows.export import export

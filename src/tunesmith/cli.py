@@ -130,6 +130,12 @@ VERBS = {
         "schema_export.ExportOptions",
         "export",
     ),
+    "convert": Verb(
+        "make safetensors of a model that is a pickle, confined",
+        "schema_export.ConvertOptions",
+        "convert",
+        ("folder",),
+    ),
     "data validate": Verb(
         "judge every row: refused, odd, repeated, too long",
         "schema_data.ValidateOptions",

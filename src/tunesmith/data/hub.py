@@ -12,11 +12,14 @@ from urllib.request import getproxies
 from tunesmith.errors import DataError
 
 
-def unreachable() -> str | None:
-    """Say why the hub cannot be reached, or None; its own client takes a minute to find out."""
+def unreachable(endpoint: str | None = None) -> str | None:
+    """Say why the hub cannot be reached, or None; its own client takes a minute to find out.
+
+    ``endpoint`` is another hub's address.
+    """
     from huggingface_hub import constants
 
-    address = urlsplit(constants.ENDPOINT)
+    address = urlsplit(endpoint or constants.ENDPOINT)
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     if getproxies().get(address.scheme):

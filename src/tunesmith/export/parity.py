@@ -172,7 +172,8 @@ def _spoken(prompt: Sequence[Segment]) -> Any:
 def ask_consumer(consumer: str, path: Path, trained: Trained, kind: str) -> Parity:
     """Let a fresh process load an export with its consumer, and compare what it says.
 
-    ``consumer`` is transformers, PEFT or llama.cpp, ``path`` a folder or for the last a file,
+    ``consumer`` is transformers, PEFT, onnxruntime or llama.cpp, ``path`` a folder or for the last
+    a file,
     ``kind`` a key of ``LIMITS``. What the consumer cannot load is a fault, not an exception.
     """
     with tempfile.TemporaryDirectory(prefix="tunesmith-parity-") as scratch:

@@ -37,13 +37,8 @@ def transformers_model(path: str, request: dict[str, Any], *, peft: bool) -> tup
         for number, (prompt, ids) in enumerate(
             zip(request["prompts"], request["sequences"], strict=True)
         ):
-            if isinstance(prompt, str):
-                asked = tokenizer(prompt)["input_ids"]
-            else:
-                asked = tokenizer.apply_chat_template(
-                    prompt, add_generation_prompt=True, return_dict=False
-                )
-            said["prompts"].append(list(asked))
+            asked = asked_ids(tokenizer, prompt)
+            said["prompts"].append(asked)
             found = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
             logits[str(number)] = found[-request["window"] :].float().contiguous().numpy()
             start = torch.tensor([asked])
@@ -58,6 +53,53 @@ def transformers_model(path: str, request: dict[str, Any], *, peft: bool) -> tup
     ends = model.generation_config.eos_token_id
     said["ends"] = ends if isinstance(ends, list) else [] if ends is None else [ends]
     return said, logits
+
+
+def onnx_model(path: str, request: dict[str, Any]) -> tuple[Any, Any]:
+    """Answer with ONNX Runtime on the processor: logits of padded pairs, answers one by one."""
+    import numpy as np
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    session = onnxruntime.InferenceSession(
+        str(Path(path, "model.onnx")), providers=["CPUExecutionProvider"]
+    )
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    settings = json.loads(Path(path, "generation_config.json").read_text(encoding="utf-8"))
+    ends = settings["eos_token_id"]
+
+    def run(rows: list[list[int]]) -> Any:
+        shape = (len(rows), max(map(len, rows)))
+        ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)], mask[number, : len(row)] = row, 1
+        return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
+
+    said: dict[str, Any] = {"prompts": [], "answers": [], "ends": ends}
+    logits, sequences = {}, request["sequences"]
+    for first in range(0, len(sequences), 2):
+        pair = sequences[first : first + 2]
+        for number, (row, found) in enumerate(zip(pair, run(pair), strict=True)):
+            window = found[: len(row)][-request["window"] :]
+            logits[str(first + number)] = np.ascontiguousarray(window, np.float32)
+    for prompt in request["prompts"]:
+        asked = asked_ids(tokenizer, prompt)
+        said["prompts"].append(asked)
+        answer: list[int] = []
+        while len(answer) < request["tokens"] and not (answer and answer[-1] in ends):
+            answer.append(int(run([[*asked, *answer]])[0, -1].argmax()))
+        said["answers"].append(answer)
+    said["texts"] = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in request["texts"]]
+    return said, logits
+
+
+def asked_ids(tokenizer: Any, prompt: Any) -> list[int]:
+    """Return the tokens of a text or of a conversation."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    return list(
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+    )
 
 
 def llama_cpp_model(path: str, request: dict[str, Any]) -> tuple[Any, Any]:
@@ -115,6 +157,8 @@ def main() -> None:
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
     if consumer == "llama.cpp":
         said, logits = llama_cpp_model(path, request)
+    elif consumer == "onnxruntime":
+        said, logits = onnx_model(path, request)
     else:
         said, logits = transformers_model(path, request, peft=consumer == "PEFT")
     from safetensors.numpy import save_file

@@ -86,7 +86,7 @@ def save_adapter(loaded: LoadedModel, renderer: Renderer, folder: Path) -> None:
     """Write the adapter alone, as PEFT lays it out, with tokenizer, template and stop tokens."""
     loaded.model.save_pretrained(folder, save_embedding_layers=False)
     generation = loaded.model.generation_config
-    _save_words(loaded.tokenizer, renderer, generation, folder)
+    save_words(loaded.tokenizer, renderer, generation, folder)
 
 
 def save_merged(
@@ -107,10 +107,11 @@ def save_merged(
     model.config.dtype = wanted
     model.generation_config.eos_token_id = list(renderer.stop_ids)
     model.save_pretrained(folder)
-    _save_words(tokenizer, renderer, model.generation_config, folder)
+    save_words(tokenizer, renderer, model.generation_config, folder)
 
 
-def _save_words(tokenizer: Any, renderer: Renderer, generation: Any, folder: Path) -> None:
+def save_words(tokenizer: Any, renderer: Renderer, generation: Any, folder: Path) -> None:
+    """Write tokenizer, chat template and stop tokens."""
     tokenizer.chat_template = renderer.template
     tokenizer.save_pretrained(folder)
     generation.eos_token_id = list(renderer.stop_ids)

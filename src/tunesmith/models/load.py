@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tunesmith.data.hub import unreachable
 from tunesmith.data.new_tokens import NewTokens
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.models.device import choose_device, choose_dtype
+from tunesmith.models.folder import check_folder, read_json
 from tunesmith.models.int8_weights import Int8Weights, hold_in_int8
 from tunesmith.models.memory import use_huge_pages
 from tunesmith.models.quantize import Quantised, look_at, quantisation_config
@@ -63,6 +63,8 @@ class LoadedModel:
     """What of the weights bitsandbytes holds in four or eight bits."""
     int8: Int8Weights | None = None
     """What of the weights is held in eight bits for generating only."""
+    unused: tuple[str, ...] = ()
+    """Weights of the folder that the architecture has no place for."""
 
     @property
     def described(self) -> str:
@@ -144,7 +146,7 @@ def load(
     ref = resolve_model(name)
     chosen = choose_device(device)
     wanted = choose_dtype(dtype, chosen)
-    _check_folder(ref)
+    check_folders(ref)
     _check_network(ref)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -158,7 +160,10 @@ def load(
     try:
         extra |= {"use_safetensors": True, "trust_remote_code": False}
         stored = _stored_type(ref, wanted) if int8 else wanted
-        model = AutoModelForCausalLM.from_pretrained(ref.path, dtype=stored, **extra)
+        model, about = AutoModelForCausalLM.from_pretrained(
+            ref.path, dtype=stored, output_loading_info=True, **extra
+        )
+        _check_missing(about["missing_keys"], ref)
         if any(b.is_floating_point() and b.dtype == stored != wanted for b in model.buffers()):
             # Numbers that the model computes by itself were rounded to the narrower type, too.
             model = AutoModelForCausalLM.from_pretrained(ref.path, dtype=wanted, **extra)
@@ -182,7 +187,10 @@ def load(
         model.to(chosen)
     held = hold_in_int8(model, wanted) if int8 else None
     model.eval()
-    return LoadedModel(model, tokenizer, ref, chosen, wanted, quantised=quantised, int8=held)
+    unused = tuple(sorted(about["unexpected_keys"]))
+    return LoadedModel(
+        model, tokenizer, ref, chosen, wanted, quantised=quantised, int8=held, unused=unused
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +210,13 @@ def load_tokenizer(name: str) -> LoadedTokenizer:
     bare = (path / "tokenizer.json").is_file() and not (path / "config.json").is_file()
     if bare and not (path / "adapter_config.json").is_file():
         ref = ModelRef(str(path), None, f"tokenizer {path}")
+        check_folder(path)
     else:
         ref = resolve_model(name)
         _check_network(ref)
+        for folder in filter(None, (ref.adapter, ref.path)):
+            if folder != str(ASSETS / "tiny") and Path(folder).is_dir():
+                check_folder(Path(folder))
     from transformers import AutoTokenizer, GenerationConfig
 
     try:
@@ -217,7 +229,7 @@ def load_tokenizer(name: str) -> LoadedTokenizer:
         ) from None
     positions, eos = None, None
     if (Path(ref.path) / "config.json").is_file():
-        positions = _json(Path(ref.path) / "config.json").get("max_position_embeddings")
+        positions = read_json(Path(ref.path) / "config.json").get("max_position_embeddings")
     if (Path(ref.path) / "generation_config.json").is_file():
         eos = GenerationConfig.from_pretrained(ref.path).eos_token_id
     ids = () if eos is None else tuple(eos) if isinstance(eos, Sequence) else (int(eos),)
@@ -230,7 +242,7 @@ def _tokenizer(auto: Any, ref: ModelRef) -> Any:
 
 
 def _adapter(path: Path) -> ModelRef:
-    config = _json(path / "adapter_config.json")
+    config = read_json(path / "adapter_config.json")
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ModelError(f"{path}/adapter_config.json names no base model.")
@@ -238,21 +250,38 @@ def _adapter(path: Path) -> ModelRef:
     return ModelRef(found.path, str(path), f"adapter {path} on {found.described}")
 
 
-def _check_folder(ref: ModelRef) -> None:
-    """Say in a sentence what is wrong with a local folder before anything is allocated."""
+def check_folders(ref: ModelRef) -> None:
+    """Say in a sentence what is wrong with local folders before anything is allocated."""
+    if ref.adapter:
+        check_folder(Path(ref.adapter))
     folder = Path(ref.path)
-    if not folder.is_dir():
+    if folder == ASSETS / "tiny":
         return
-    config = _json(folder / "config.json")
-    if "auto_map" in config and config.get("model_type") is None:
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        # A hub's model that lies in the cache is a foreign folder like any other.
+        cached = try_to_load_from_cache(ref.path, "config.json")
+        if isinstance(cached, str):
+            check_folder(Path(cached).parent)
+        return
+    check_folder(folder)
+    _check_weights(folder)
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder without weights that are read, without a tokenizer, or with own code."""
+    config = read_json(folder / "config.json")
+    if "auto_map" in config and not _is_known(config.get("model_type")):
         raise ModelError(f"{folder} wants to run its own code, which is never done.")
     if not list(folder.glob("*.safetensors")):
-        pickled = list(folder.glob("*.bin")) or list(folder.glob("*.pt"))
+        pickled = [p for kind in ("bin", "pt", "pth") for p in sorted(folder.glob(f"*.{kind}"))]
+        again = "save it again with save_pretrained, which writes safetensors"
         raise ModelError(
             f"{folder} holds no safetensors weights"
             + (f", only {pickled[0].name}, a pickle." if pickled else "."),
             expected="model.safetensors",
-            hint="save it again with save_pretrained, which writes safetensors",
+            hint=f"tunesmith convert {folder} --output DIR" if pickled else again,
         )
     if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError(
@@ -260,6 +289,23 @@ def _check_folder(ref: ModelRef) -> None:
             expected="tokenizer.json and tokenizer_config.json beside the weights",
             hint="copy the tokenizer of the model it was made from into that folder",
         )
+
+
+def _check_missing(names: Collection[str], ref: ModelRef) -> None:
+    """Refuse weights that are not all there; the library would make up the others at random."""
+    if names:
+        some = ", ".join(sorted(names)[:3])
+        raise ModelError(
+            f"The weights in {ref.path} lack {len(names):,} of this architecture's: {some}.",
+            expected="all weights that config.json speaks of",
+            hint="download the folder again",
+        )
+
+
+def _is_known(model_type: object) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
 
 
 def _check_int8(ref: ModelRef, dtype: torch.dtype, *, train: bool) -> None:
@@ -276,7 +322,7 @@ def _check_int8(ref: ModelRef, dtype: torch.dtype, *, train: bool) -> None:
             hint="--dtype bfloat16, or float32",
         )
     config = Path(ref.path) / "config.json"
-    if config.is_file() and _json(config).get("quantization_config"):
+    if config.is_file() and read_json(config).get("quantization_config"):
         raise ModelError(
             f"{ref.path} was quantised when it was saved, so int8 would round it again.",
             hint="--weights full, or the model before it was quantised",
@@ -294,7 +340,8 @@ def _stored_type(ref: ModelRef, wanted: torch.dtype) -> torch.dtype:
 
     files = sorted(Path(ref.path).glob("*.safetensors"))
     brings = ("modules_to_save", "trainable_token_indices")
-    if ref.adapter and any(_json(Path(ref.adapter) / "adapter_config.json").get(b) for b in brings):
+    own = read_json(Path(ref.adapter) / "adapter_config.json") if ref.adapter else {}
+    if any(own.get(b) for b in brings):
         return wanted
     found = set()
     for file in files:
@@ -317,13 +364,3 @@ def _check_network(ref: ModelRef) -> None:
             expected="a local folder, or a machine with a network",
             hint=f"--model {BUILT_IN}, or the path of a downloaded model",
         )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as failure:
-        raise ModelError(f"{path} cannot be read: {failure}") from None
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} holds no JSON object.")
-    return found

@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith import __version__
 from tunesmith.config.load import Resolved, resolve
 from tunesmith.config.schema_export import ExportOptions
 from tunesmith.errors import ModelError, UsageError
-from tunesmith.storage import hash_file, whole_folder, write_json, write_text
+from tunesmith.storage import settle_folder, whole_folder, write_json, write_text
 from tunesmith.workflows import console
+from tunesmith.workflows.export_manifest import KIND, MANIFEST, Making, files_of, manifest_of
 from tunesmith.workflows.export_source import (
     Source,
     base_folder,
@@ -25,16 +25,27 @@ from tunesmith.workflows.export_source import (
 from tunesmith.workflows.opening import open_model
 
 if TYPE_CHECKING:
-    from tunesmith.data.render import Renderer
-    from tunesmith.export.parity import Parity, Trained
-    from tunesmith.models.load import LoadedModel
+    from tunesmith.export.hub import Hub
 
-KIND = "tunesmith.export"
 KINDS = {"f32": "float32", "f16": "float16", "q8_0": "q8_0"}
 """Types of GGUF, by the limits that hold for them."""
-MANIFEST = "manifest.json"
-CONSUMERS = {"llama.cpp": "llama_cpp", "PEFT": "peft", "transformers": "transformers"}
+CONSUMERS = {
+    "llama.cpp": "llama_cpp",
+    "onnxruntime": "onnxruntime",
+    "PEFT": "peft",
+    "transformers": "transformers",
+}
 """What reads an export, and the package that it is."""
+PACKAGES = {"gguf": ("gguf",), "onnx": ("onnx", "onnxscript")}
+"""What writes a format."""
+READERS = {
+    "adapter": "PEFT",
+    "bundle": "transformers",
+    "gguf": "llama.cpp",
+    "merged": "transformers",
+    "onnx": "onnxruntime",
+}
+"""What reads a format."""
 INSTALL = {"llama.cpp": "pip install llama-cpp-python"}
 
 
@@ -44,25 +55,6 @@ class Exported:
 
     folder: Path
     manifest: dict[str, Any]
-
-
-@dataclass(slots=True)
-class Making:
-    """An export while it is made."""
-
-    options: ExportOptions
-    source: Source
-    folder: Path
-    """Where it is written, to be moved to its place at the end."""
-    loaded: LoadedModel
-    renderer: Renderer
-    trained: Trained
-    dtype: str
-    results: dict[str, Parity | None] = field(default_factory=dict)
-    """By path inside the folder; None where the consumer is not installed."""
-    missing: dict[str, str] = field(default_factory=dict)
-    """The consumers that are not installed, by the path that they would have read."""
-    notes: list[str] = field(default_factory=list)
 
 
 def command(resolved: Resolved[ExportOptions]) -> int:
@@ -81,10 +73,11 @@ def export(**settings: Any) -> Exported:
 
 def _export(options: ExportOptions) -> Exported:
     target = Path(options.output_dir)
+    settle_folder(target)
     _check_target(target, options.overwrite)
     source = find_source(options.model)
     _check_formats(options, source)
-    _check_folders(source)
+    hub = _hub(options)
     in_full = options.model_copy(update={"dtype": "float32"})
     loaded, renderer = open_model(in_full, bits=source.bits)
     prompts, origin = prompts_of(source.run)
@@ -101,18 +94,47 @@ def _export(options: ExportOptions) -> Exported:
         for path in folder.rglob("*"):
             # The safetensors library keeps its files from everybody else, a server included.
             path.chmod(0o755 if path.is_dir() else 0o644)
-        manifest = _manifest(making)
+        manifest = manifest_of(making)
         write_json(folder / MANIFEST, manifest)
     console.say(f"Export: {target}")
+    if hub is not None:
+        _push(hub, making, target)
     return Exported(target, manifest)
 
 
-def _check_folders(source: Source) -> None:
-    from tunesmith.export.hostile import check_folder
+def _hub(options: ExportOptions) -> Hub | None:
+    """Return the hub to push to, asked whether it knows us, before hours of work."""
+    name = options.push_to_hub
+    if name is None:
+        return None
+    [form, *more] = options.formats
+    consumer = READERS[form]
+    if more:
+        raise UsageError("--push-to-hub takes one format.", hint=f"--formats {form}")
+    if importlib.util.find_spec(CONSUMERS[consumer]) is None:
+        raise UsageError(
+            f"--push-to-hub uploads what was compared, and {consumer} is not installed.",
+            hint=INSTALL.get(consumer, f"pip install {consumer}"),
+        )
+    from tunesmith.export.hub import Hub
 
-    for name in filter(None, (source.ref.path, source.ref.adapter)):
-        if Path(name).is_dir():
-            check_folder(Path(name))
+    hub = Hub(name)
+    console.say(f"Pushing to {name} as {hub.check()} when all is compared.")
+    return hub
+
+
+def _push(hub: Hub, making: Making, target: Path) -> None:
+    """Upload an export that holds; whatever goes wrong, the folder stays."""
+    form = making.options.formats[0]
+    if not all(one is not None and one.holds for one in making.results.values()):
+        raise ModelError(
+            f"{target} was not compared with the trained model, so it was not pushed.",
+            hint="--formats merged, or bundle",
+        )
+    private = making.options.private
+    with console.bar(f"uploading to {hub.name}", 1):
+        page = hub.push(target / form, private=private, say=console.say)
+    console.say(f"On the hub, every file as here: {page}{' (private)' if private else ''}")
 
 
 def _steps(options: ExportOptions) -> list[Callable[[Making], None]]:
@@ -120,7 +142,7 @@ def _steps(options: ExportOptions) -> list[Callable[[Making], None]]:
     steps: list[Callable[[Making], None]] = []
     if "adapter" in options.formats:
         steps.append(_adapter)
-    if {"merged", "bundle", "gguf"} & {*options.formats}:
+    if {"merged", "bundle", "gguf", "onnx"} & {*options.formats}:
         steps.append(_whole)
     return steps
 
@@ -152,6 +174,8 @@ def _whole(making: Making) -> None:
         )
     if "gguf" in options.formats:
         _gguf(making, folded.model)
+    if "onnx" in options.formats:
+        _onnx(making, folded.model)
     for name in ("merged", "bundle"):
         if name in options.formats:
             save_merged(folded, tokenizer, making.renderer, making.folder / name, making.dtype)
@@ -212,6 +236,20 @@ def _gguf(making: Making, model: Any) -> None:
         )
 
 
+def _onnx(making: Making, model: Any) -> None:
+    """Write the ONNX graph from the weights in float32, with all that its user needs besides."""
+    from tunesmith.export.onnx_file import write_onnx
+    from tunesmith.export.weights import save_words
+
+    folder = making.folder / "onnx"
+    folder.mkdir()
+    with console.bar("tracing the graph", 1):
+        write_onnx(model, folder)
+    model.config.save_pretrained(folder)
+    save_words(making.loaded.tokenizer, making.renderer, model.generation_config, folder)
+    _ask(making, "onnx", "onnxruntime", "float32")
+
+
 def _ask(making: Making, path: str, consumer: str, kind: str) -> None:
     """Let an export's consumer read it, where it is installed."""
     from tunesmith.export.parity import ask_consumer
@@ -252,58 +290,6 @@ def _judge(making: Making) -> None:
         )
 
 
-def _manifest(making: Making) -> dict[str, Any]:
-    source, trained = making.source, making.trained
-    checks: dict[str, Any] = {}
-    for path, one in making.results.items():
-        checks[path] = one.to_json() if one else {"verified": False, **_why(making, path)}
-    return {
-        "kind": KIND,
-        "tunesmith": __version__,
-        "model": source.ref.described,
-        "source": source.to_json(),
-        "formats": list(making.options.formats),
-        "dtype": making.dtype,
-        "template": making.renderer.fingerprint,
-        "prompts": {"of": trained.origin, "number": len(trained.prompts)},
-        "parity": checks,
-        "notes": making.notes,
-        "files": files_of(making.folder, source),
-    }
-
-
-def _why(making: Making, path: str) -> dict[str, Any]:
-    consumer = making.missing.get(path)
-    return {"consumer": consumer, "why": "not installed" if consumer else "not compared; see notes"}
-
-
-def files_of(folder: Path, source: Source) -> list[dict[str, Any]]:
-    """Return each file of a folder with its size, its SHA-256, and what it was made from."""
-    origin = "the adapter" if source.ref.adapter else "the model"
-    return [
-        {
-            "path": path.relative_to(folder).as_posix(),
-            "bytes": path.stat().st_size,
-            "sha256": hash_file(path),
-            "from": _origin(path.name, origin),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
-    ]
-
-
-def _origin(name: str, weights: str) -> str:
-    if name.startswith(("tokenizer", "special_tokens", "vocab", "merges", "added_tokens")):
-        return "the tokenizer of the model"
-    if name == "chat_template.jinja":
-        return "the template of the training rows"
-    if name == "generation_config.json":
-        return "the model's own, with the stop tokens of the template"
-    if name.endswith((".safetensors", ".gguf", "config.json")):
-        return f"{weights} and its base" if weights == "the adapter" else weights
-    return "tunesmith"
-
-
 def _check_target(target: Path, overwrite: bool) -> None:
     """Refuse a folder that is there already, unless it is an export and may be replaced."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
@@ -326,15 +312,19 @@ def _check_target(target: Path, overwrite: bool) -> None:
 
 def _check_formats(options: ExportOptions, source: Source) -> None:
     """Refuse what cannot be made, and settings that would do nothing."""
-    if "gguf" in options.formats and importlib.util.find_spec("gguf") is None:
-        raise UsageError(
-            "--formats gguf needs the package gguf, which is missing.",
-            hint="pip install 'tunesmith[gguf]'",
-        )
+    for name, packages in PACKAGES.items():
+        missing = [one for one in packages if importlib.util.find_spec(one) is None]
+        if name in options.formats and missing:
+            raise UsageError(
+                f"--formats {name} needs the package {missing[0]}, which is missing.",
+                hint=f"pip install 'tunesmith[{name}]'",
+            )
     if "adapter" in options.formats and not source.ref.adapter:
         raise UsageError(
             f"{source.ref.described} has no adapter.", hint="--formats merged, or bundle"
         )
+    if options.private and options.push_to_hub is None:
+        raise UsageError("--private does nothing without --push-to-hub.")
     known = ExportOptions.model_fields
     uses = {"dtype": ("merged", "bundle"), "gguf_types": ("gguf",), "license": ("bundle",)}
     for name, formats in uses.items():

@@ -64,10 +64,14 @@ class Source:
 
 
 def find_source(name: str) -> Source:
-    """Find a model and the run that made it; nothing is loaded."""
-    from tunesmith.models.load import resolve_model
+    """Find a model and the run that made it; nothing is loaded.
+
+    Raises ``ModelError`` for a folder that is not what it seems, before any of it is hashed.
+    """
+    from tunesmith.models.load import check_folders, resolve_model
 
     ref = resolve_model(name)
+    check_folders(ref)
     own, base = Path(ref.adapter or ref.path), Path(ref.path)
     run = RunDir(own.parent) if own.name in ("final_model", "best_model") else None
     if run is not None and not run.config.is_file():

@@ -27,7 +27,7 @@ def open_model(
     adapters: Mapping[str, str] | None = None,
 ) -> tuple[LoadedModel, Renderer]:
     """Load the model that the settings name, and the renderer for its chat template."""
-    _quiet()
+    quiet()
     from tunesmith.data.render import Renderer
     from tunesmith.models.load import load
 
@@ -58,7 +58,7 @@ def open_renderer(
     options: TokenizerOptions, model: str, max_length: int | None
 ) -> tuple[Renderer, int]:
     """Load a tokenizer alone; return its renderer and the length that rows may have."""
-    _quiet()
+    quiet()
     from tunesmith.data.render import Renderer
     from tunesmith.models.load import load_tokenizer
 
@@ -88,7 +88,7 @@ def weights_fingerprint(loaded: LoadedModel) -> str:
     return digest.hexdigest()
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep the libraries' own bars and notes off the terminal: one project speaks at a time."""
     import warnings
 

@@ -125,7 +125,7 @@ def run(program: str, tests: Checks, limits: Limits | None = None, *, mode: Mode
             "mode": mode,
             "limits": asdict(limits),
             "scratch": limits.scratch,
-            "uids": _users(),
+            "uids": users(),
         }
         if mode == "none":
             orders["folder"] = stack.enter_context(_folder())
@@ -242,7 +242,7 @@ def _outcome(made: bytes | None, output: bytes, limits: Limits) -> Outcome:
     return Outcome(kind, str(found["detail"])[:600], float(found.get("seconds", 0)), held)
 
 
-def _users() -> list[int]:
+def users() -> list[int]:
     """Return the users of tester and program; none where this process cannot become another."""
     if os.geteuid() or not _has_all_users():
         return []
@@ -297,7 +297,7 @@ def _possible() -> tuple[Mode, str]:
         return "none", "there are no namespaces on this system"
     probe = Checks(["assert f(1) == 2"], ["f"], ["f"])
     why = []
-    for tried in _WAYS if _users() else _WAYS[1:]:
+    for tried in _WAYS if users() else _WAYS[1:]:
         found = run("def f(x): return x + 1", probe, mode=tried)
         if found.kind is Kind.PASS:
             return tried, ""
@@ -305,18 +305,18 @@ def _possible() -> tuple[Mode, str]:
     return "none", "; ".join(dict.fromkeys(why))
 
 
-def mode_for(*, unsafe: bool) -> Mode:
+def mode_for(*, unsafe: bool, what: str = "Model-written programs") -> Mode:
     """Return how programs are confined here; ``UsageError`` where they cannot be.
 
-    With ``unsafe`` they then run all the same, with limits, no rights and few system calls, but
-    with the same files and network as the user that they run as.
+    ``what`` names them in it. With ``unsafe`` they then run all the same, with limits, no rights
+    and few system calls, but with the same files and network as the user that they run as.
     """
     if not sys.platform.startswith("linux"):
-        raise UsageError("Programs can be run on Linux only.", expected="a Linux machine")
+        raise UsageError(f"{what} can be run on Linux only.", expected="a Linux machine")
     mode, why = _possible()
     if mode == "none" and not unsafe:
         raise UsageError(
-            f"Model-written programs cannot be confined here ({why}), so none is run.",
+            f"{what} cannot be confined here ({why}), so none is run.",
             expected="a kernel that allows namespaces, to root or to users",
             hint="a container started with --privileged, a machine without that limit, or "
             "--unsafe-exec, which runs them with limits alone",
@@ -326,7 +326,7 @@ def mode_for(*, unsafe: bool) -> Mode:
 
 def described(mode: Mode) -> str:
     """Say what confines programs in this mode."""
-    own = bool(_users())
+    own = bool(users())
     user = "a user of its own" if own else "the user's own rights and none more"
     if mode == "none":
         more = "" if own else ", programs killed and verdicts forged"
