@@ -132,6 +132,7 @@ def test_runs_stand_as_their_folders_say(tmp_path: Path) -> None:
         "on": "running", "deep/er/done": "finished", "killed": "killed", "failed": "failed",
         "stopped": "stopped",
     }  # fmt: skip
+    assert Runs(tmp_path).one("mine") is None
     assert found["failed"].said == "Too <b>hot."
     assert (found["on"].steps, found["on"].loss, found["on"].held_out) == (4, 0.5, 0.5)
     assert found["deep/er/done"].seconds == 65.0

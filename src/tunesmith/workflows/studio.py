@@ -143,7 +143,7 @@ class Models:
 
     def unload(self, voice: str) -> None:
         """Give back the weights of a model, and of all that answers by them."""
-        from tunesmith.models.load import choose_device
+        from tunesmith.models.device import choose_device
         from tunesmith.models.memory import give_back
 
         with self._lock:
