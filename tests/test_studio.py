@@ -17,7 +17,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from hostile.texts import Reader
-from studios import FORM, KEY, Pages, make_run, pages_over, write_records
+from studios import FORM, KEY, Pages, make_run, pages_over, write_config, write_records
 from test_report import result
 from tunesmith.config import flags
 from tunesmith.config.load import resolve
@@ -373,6 +373,12 @@ def test_resume_goes_on_with_the_very_run(pages: Pages, monkeypatch: Any) -> Non
     options = resolve(FineTuningConfig, parsed.given, parsed.configs, faults=parsed.faults).options
     assert (options.resume, options.overwrite, options.run_name) == ("auto", False, "half")
     assert Path(options.output_dir) == pages.parent
+    write_config(RunDir(pages.parent / "half"), minutes=2.0, max_steps=40)
+    pages.post("/resume", run="half")
+    parsed = flags.parse(FineTuningConfig, asked[-1])
+    options = resolve(FineTuningConfig, parsed.given, parsed.configs, faults=parsed.faults).options
+    assert (options.minutes, options.max_steps) == (2.0, None)
+    assert "max_steps" not in form.like(RunDir(pages.parent / "half").read_config()).values
 
 
 # Comparing, rows, talking

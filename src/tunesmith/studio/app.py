@@ -269,6 +269,8 @@ class Studio:
         run = self.runs.one(name)
         if run is None or not run.is_resumable:
             raise Fault(409, "There is nothing to go on with.", code="not_resumable")
+        # A run of so many minutes has stored the steps that it found; the plan finds them again.
+        timed = self.runs.config(run.path).get("minutes") is not None
         return self._begin(
             [
                 f"--config={run.path / 'config.yaml'}",
@@ -276,6 +278,7 @@ class Studio:
                 f"--run-name={run.path.name}",
                 "--overwrite=false",
                 "--resume=auto",
+                *(["--max-steps=None"] if timed else []),
             ]
         )
 

@@ -23,7 +23,7 @@ LEFT_OUT = ("resume",)
 """A run is resumed from its own page."""
 CONFIG = "config"
 """Name of the field that takes presets and YAML files."""
-_DECIDES = {"num_epochs": "max_steps", "warmup_ratio": "warmup_steps"}
+_DECIDES = {"num_epochs": "max_steps", "max_steps": "minutes", "warmup_ratio": "warmup_steps"}
 """Settings that do nothing beside another one."""
 _FLAG = re.compile(r"--([a-z0-9-]+)")
 
