@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +423,23 @@ def test_rows_show_what_is_trained_on_page_by_page(pages: Pages, tmp_path: Path)
     assert "rows.jsonl" in pages.get("/rows/mine")  # a sentence, no failure
 
 
+def answers_stay_their_own(client: Any, said: Any, origin: Any) -> None:
+    """Ask two copies of weights one by one and at the same time; the answers have to be equal."""
+
+    def ask(model: str, words: int) -> str:
+        turns = [{"role": "user", "content": "a cat " * words}]
+        asked = {**said, "model": model, "messages": turns, "temperature": 0}
+        reply = client.post("/v1/chat/completions", json=asked, headers=origin)
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["choices"][0]["message"]["content"])
+
+    asked = [(model, words) for words in range(1, 9) for model in ("tuned", "whole")]
+    alone = [ask(*one) for one in asked]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            assert list(pool.map(lambda one: ask(*one), asked)) == alone
+
+
 def test_base_and_tuned_are_loaded_together_and_answer_a_page(tmp_path: Path) -> None:
     from served import write_models
 
@@ -455,6 +473,7 @@ def test_base_and_tuned_are_loaded_together_and_answer_a_page(tmp_path: Path) ->
         assert client.post("/v1/chat/completions", json=said).status_code == 401
         pages.post("/chat/load", run="whole")
         assert set(pages.workers.voices) > {"tuned", "base", "whole"}
+        answers_stay_their_own(client, {**said, "stream": False, "max_tokens": 24}, origin)
         assert pages.post("/chat/unload", model="whole").status_code == 303
         assert "whole" not in pages.workers.voices
         said["model"] = "whole"
