@@ -67,8 +67,8 @@ class Browser:
         for domain in ("Page", "Network", "Log", "Runtime"):
             self._call(f"{domain}.enable")
 
-    def open(self, page: Path, width: int, *, dark: bool = False, height: int = 900) -> None:
-        """Show a page at a width in CSS pixels."""
+    def open(self, page: Path | str, width: int, *, dark: bool = False, height: int = 900) -> None:
+        """Show a page, a file or an address, at a width in CSS pixels."""
         self.requested.clear()
         self.complaints.clear()
         self._call(
@@ -77,7 +77,11 @@ class Browser:
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
-        self._call("Page.navigate", url=page.resolve().as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
+        self.loaded()
+
+    def loaded(self) -> None:
+        """Wait until the page that is being opened has been loaded."""
         while self._message().get("method") != "Page.loadEventFired":
             pass
 

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "tunesmith"
 LAYERS = (
     ("cli", "__main__"),
     ("workflows",),
-    ("evaluate", "report", "export", "serve"),
+    ("evaluate", "report", "export", "serve", "studio"),
     ("train", "generate"),
     ("models",),
     ("tasks", "data"),

@@ -53,6 +53,8 @@ DECLARED = {
     "tunesmith eval … --contamination": "test_clean_scores.py::",
     "tunesmith data raft my_documents": "test_raft.py::",
     "tunesmith judge": "test_judge.py::test_two_sets_are_judged_in_both_orders",
+    "tunesmith serve": "test_serve.py::test_each_name_answers_as_generate_does",
+    "tunesmith studio": "test_studio.py::test_every_route_wants_the_key_or_a_cookie",
     "tunesmith regrade": "test_regrade.py::",
     "tunesmith compare runs/chat-direct": "test_reply_runs.py::",
     "tunesmith compare runs/raft-plain": "test_rag_runs.py::",

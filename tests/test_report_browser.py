@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, find_browser
-from test_report import HOSTILE, everything
+from hostile.texts import HOSTILE
+from test_report import everything
 from tunesmith.report.page import render
 
 PROGRAM = find_browser()

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from test_report import HOSTILE, Reader, metrics, result
+from hostile.texts import HOSTILE, Reader
+from test_report import metrics, result
 from tunesmith.cli import main
 from tunesmith.evaluate.compare import compare
 from tunesmith.evaluate.losses import RowLoss, compare_losses

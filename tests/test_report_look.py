@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from test_report import BENIGN, Reader, everything, result
+from hostile.texts import Reader
+from test_report import BENIGN, everything, result
 from tunesmith.evaluate.compare import compare
 from tunesmith.evaluate.metrics import summarise
 from tunesmith.report.charts import histogram

@@ -96,6 +96,11 @@ VERBS = {
         "schema_serve.ServeOptions",
         "serve",
     ),
+    "studio": Verb(
+        "watch, start, compare and try runs in the browser",
+        "schema_serve.StudioOptions",
+        "studio",
+    ),
     "compare": Verb(
         "compare stored results on the same questions",
         "schema_results.CompareOptions",

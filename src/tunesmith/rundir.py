@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tunesmith import __version__
-from tunesmith.errors import CheckpointError, UsageError
+from tunesmith.errors import CheckpointError, Interrupted, TunesmithError, UsageError
 from tunesmith.storage import (
     LOCK,
     TEMPORARY,
@@ -22,6 +22,7 @@ from tunesmith.storage import (
     hash_file,
     hash_json,
     hash_tree,
+    is_locked,
     settle_folders,
     storage_errors,
     sync_folder,
@@ -63,6 +64,7 @@ CONTENTS = (
     "trunk.cache",
     "new_tokens.json",
     "stacks",
+    "ended.json",
 )
 """All that a run writes into its folder, and all that ``overwrite`` removes from it."""
 PROBE = ".probe"
@@ -93,6 +95,8 @@ class RunDir:
         self.tensorboard = self.path / "tensorboard"
         self.trunk = self.path / "trunk.cache"
         self.new_tokens = self.path / "new_tokens.json"
+        self.ended = self.path / "ended.json"
+        """How a run ended that did not finish; a killed one leaves no word."""
         self.existed = False
         """Whether ``create`` found the folder there (to resume or to overwrite)."""
         self._lock: int | None = None
@@ -146,6 +150,8 @@ class RunDir:
             run._sweep()  # while the config is there, which says that the folder is a run's
             run._clear()
         run._sweep()
+        with storage_errors(run.ended, "removed"):
+            run.ended.unlink(missing_ok=True)
         for folder in (run.path, run.checkpoints):
             settle_folders(folder)
         return run
@@ -261,4 +267,31 @@ class RunDir:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if value is not None and self._lock is not None:
+            self._tell_end(value)
         self.close()
+
+    def _tell_end(self, failure: BaseException) -> None:
+        stopped = isinstance(failure, Interrupted | KeyboardInterrupt)
+        said = failure.found if isinstance(failure, TunesmithError) else type(failure).__name__
+        # The failure itself is what has to be seen, not that of a note about it.
+        with contextlib.suppress(TunesmithError, OSError):
+            write_json(self.ended, {"how": "stopped" if stopped else "failed", "said": said})
+
+    def holder(self) -> int | None:
+        """Return the id of the process that is at work in the folder, without disturbing it."""
+        path = self.path / LOCK
+        try:
+            pid = int(path.read_text(encoding="ascii").strip())
+            place = path.stat()
+        except (OSError, ValueError):
+            return None
+        if pid <= 1 or not is_locked(place, pid):
+            return None
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            return pid
+        except OSError:
+            return None
+        return pid

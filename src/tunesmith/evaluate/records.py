@@ -254,6 +254,44 @@ def load(path: str | Path) -> ResultSet:
     return ResultSet(header, tuple(ordered), problems)
 
 
+def load_all(paths: Sequence[str | Path]) -> list[ResultSet]:
+    """Read several sets; of equal names each gets what tells its place from the others' places.
+
+    The tuned models of two runs become ``tuned (first)`` and ``tuned (second)``.
+    """
+    sets = [load(path) for path in paths]
+    places = [Path(path).resolve().parts for path in paths]
+    for name in {one.name for one in sets}:
+        alike = [at for at, one in enumerate(sets) if one.name == name]
+        if len(alike) < 2:
+            continue
+        own = _apart([places[at] for at in alike])
+        for at, parts in zip(alike, own, strict=True):
+            called = f"{name} ({'/'.join(parts)})" if parts else name
+            sets[at] = replace(sets[at], header=replace(sets[at].header, name=called))
+    return sets
+
+
+def _apart(places: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the parts of paths without what all of them begin and end with."""
+    shortest = min(map(len, places))
+    first = next((at for at in range(shortest) if len({p[at] for p in places}) > 1), shortest)
+    left = shortest - first
+    last = next((at for at in range(left) if len({p[-1 - at] for p in places}) > 1), left)
+    return [place[first : len(place) - last] for place in places]
+
+
+def read_header(folder: str | Path) -> Header | None:
+    """Return what a finished set was, without reading its answers; None where there is none."""
+    file = Path(folder) / ATTEMPTS
+    if not (file.is_file() and file.with_name(SCORES).is_file()):
+        return None
+    try:
+        return _header(next(JsonlLog.read(file), {}), file)
+    except (DataError, OSError):
+        return None
+
+
 def stored_sets(folder: str | Path) -> list[Path]:
     """Return the folders below ``folder`` that hold attempts, by name."""
     return sorted(file.parent for file in Path(folder).rglob(ATTEMPTS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from tunesmith.models.quantize import Quantised, look_at, quantisation_config
 from tunesmith.models.switching import beside
 
 BUILT_IN = "tunesmith/tiny"
+HUB_NAME = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
@@ -90,8 +92,12 @@ def resolve_model(name: str) -> ModelRef:
     # An adapter names its base by the folder, also where that is the built-in one.
     if name == BUILT_IN or path == ASSETS / "tiny":
         return ModelRef(str(ASSETS / "tiny"), None, "the built-in base model")
-    if not path.exists():
-        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    try:
+        there = path.exists()
+    except OSError:  # a name that is too long, say
+        there = False
+    if not there:
+        if HUB_NAME.fullmatch(name):
             return ModelRef(name, None, f"hub model {name}")
         raise ModelError(
             f"There is no model {name!r}.",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tunesmith.evaluate.compare import Comparison, format_p
-from tunesmith.evaluate.records import ResultSet, load
+from tunesmith.evaluate.records import ResultSet, load_all
 from tunesmith.evaluate.scores.stored import scored_by
 from tunesmith.report.evidence import SIGNS, figure, verdict
 from tunesmith.report.page import Command, ReportData, Table
@@ -30,7 +30,7 @@ def collect_comparison(
     """
     notes: list[str] = []
     (metric, first), *others = comparisons.items()
-    placed = [(Path(place), load(place)) for place in places]
+    placed = list(zip(map(Path, places), load_all(places), strict=True))
     shown = [(place, _scored(place, one, metric)) for place, one in placed]
     parts = parts_of_sets(shown, [first], notes, cluster_by)
     better = "lower" if metric in lower else "higher"

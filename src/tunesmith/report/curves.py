@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,25 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     A step that was made again after a resume counts once, as it was made last. A line that is no
     record (one that was being written) is left out: the curves are for the eye.
     """
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    with Path(path).open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("r"), dict):
-                record = record["r"]
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                found[str(record.get("kind")), record["step"]] = record
+    with Path(path).open("rb") as file:
+        return in_order(map(read_record, file))
+
+
+def read_record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of one line of a ``metrics.jsonl``; None for what is none."""
+    try:
+        record = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(record, dict) and isinstance(record.get("r"), dict):
+        record = record["r"]
+    known = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if known else None
+
+
+def in_order(records: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Return the records in the order of steps, of each kind the last one of a step."""
+    found = {(str(one.get("kind")), one["step"]): one for one in records if one is not None}
     return sorted(found.values(), key=lambda record: record["step"])
 
 

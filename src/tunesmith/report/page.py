@@ -238,9 +238,15 @@ def write(path: str | Path, data: ReportData) -> Path:
 
 @cache
 def _template() -> jinja2.Template:
+    return environment().from_string(TEMPLATE)
+
+
+def environment(loader: jinja2.BaseLoader | None = None) -> jinja2.Environment:
+    """Return what renders pages: all that is put into a template is escaped and showable."""
     import jinja2
 
     environment = jinja2.Environment(
+        loader=loader,
         autoescape=True,
         finalize=plain_text,
         undefined=jinja2.StrictUndefined,
@@ -254,7 +260,7 @@ def _template() -> jinja2.Template:
     environment.filters["p"] = lambda p: "not given" if p is None else format_p(p)
     environment.filters["duration"] = duration
     environment.filters["count"] = lambda n: f"{n:,}" if isinstance(n, int | float) else n
-    return environment.from_string(TEMPLATE)
+    return environment
 
 
 def first_line(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tunesmith.report.style import STYLE
 
-_MACROS = """
+MACROS = """
 {% macro example_list(examples) %}
   {% for example in examples %}
   <details class="example"{% if loop.first %} open{% endif %}><summary dir="auto">{{ example.question|first_line }}</summary>
@@ -279,7 +279,7 @@ TEMPLATE = (
 </head>
 <body>
 """
-    + _MACROS
+    + MACROS
     + """
 <main>
 <p class="kicker">tunesmith report</p>

@@ -8,6 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Scope
 
 from tunesmith.serve.faults import Fault
 from tunesmith.serve.guard import Access, Guard
@@ -21,10 +22,11 @@ def application(
     access: Access,
     report: Callable[[str], None],
     more: Sequence[BaseRoute] = (),
+    shown: Callable[[Scope, Fault], ASGIApp | None] | None = None,
 ) -> Guard:
     """Return the application; ``more`` routes, such as a page's, stand behind the same guard."""
     inner = Router([*_routes(service), *more], redirect_slashes=False)
-    return Guard(inner, access, service.limits.body_bytes, service.metrics, report)
+    return Guard(inner, access, service.limits.body_bytes, service.metrics, report, shown)
 
 
 def _routes(service: Service) -> list[BaseRoute]:

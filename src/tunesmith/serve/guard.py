@@ -12,7 +12,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.serve.faults import BROKEN, Fault, encoded, new_id
 from tunesmith.serve.metrics import Metrics
@@ -31,6 +31,8 @@ class Access:
     """Names of the server in the Host header, in lower case and without a port."""
     any_address: bool = False
     """Whether a plain IP address is a name of the server, too."""
+    otherwise: Callable[[Scope], bool] | None = None
+    """Whether a request without the key may pass, such as one with the cookie of a page."""
 
 
 class Guard:
@@ -43,8 +45,11 @@ class Guard:
         body_bytes: int,
         metrics: Metrics,
         report: Callable[[str], None],
+        shown: Callable[[Scope, Fault], ASGIApp | None] | None = None,
     ) -> None:
+        """Prepare; ``shown`` makes a page of a refusal for who wants one, and else says None."""
         self.router, self._body_bytes = router, body_bytes
+        self._shown, self._otherwise = shown, access.otherwise
         self._hosts, self._any_address = access.hosts, access.any_address
         self._key = None if access.key is None else _digest(access.key.encode())
         self._metrics, self._report = metrics, report
@@ -78,17 +83,24 @@ class Guard:
             if fault.detail:
                 self._report(f"{request_id}: {fault.status}: {fault.detail}")
             if not status:
-                await _answer(told, fault, request_id)
+                await self._refuse(scope, receive, told, fault)
         except ClientDisconnect:
             status = status or 499
         except Exception as failure:
             self._report(f"{request_id}: {type(failure).__name__}: {failure}")
             if status:
                 raise  # a reply that was begun can only be broken off
-            await _answer(told, Fault(500, BROKEN, code="internal_error"), request_id)
+            await self._refuse(scope, receive, told, Fault(500, BROKEN, code="internal_error"))
         finally:
             route = getattr(scope.get("endpoint"), "__name__", "other")
             self._metrics.add("requests_total", route=route, status=str(status or 499))
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, fault: Fault) -> None:
+        page = self._shown(scope, fault) if self._shown is not None else None
+        if page is not None:
+            await page(scope, receive, send)
+        else:
+            await _answer(send, fault, scope["state"]["request_id"])
 
     def _check(self, scope: Scope) -> None:
         headers = scope["headers"]
@@ -107,7 +119,9 @@ class Guard:
             given = _all(headers, b"authorization")
             word, _, key = (given[0] if len(given) == 1 else "").partition(" ")
             right = hmac.compare_digest(_digest(key.strip().encode("latin-1")), self._key)
-            if word.lower() != "bearer" or not right:
+            passes = word.lower() == "bearer" and right
+            passes = passes or (self._otherwise is not None and self._otherwise(scope))
+            if not passes:
                 raise Fault(
                     401,
                     "The key is missing or wrong: it goes into the header Authorization, behind "

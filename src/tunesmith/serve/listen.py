@@ -18,6 +18,7 @@ from tunesmith.errors import UsageError
 from tunesmith.serve.guard import HEADER_BYTES
 from tunesmith.serve.metrics import Metrics
 from tunesmith.serve.worker import Worker
+from tunesmith.serve.workers import Workers
 
 IDLE_S = 10.0
 """How long a connection may take to send a request's header, or be without a request."""
@@ -81,7 +82,7 @@ class Listener(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        worker: Worker,
+        worker: Worker | Workers,
         metrics: Metrics,
         *,
         connections: int,

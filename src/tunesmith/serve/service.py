@@ -21,6 +21,7 @@ from tunesmith.serve.metrics import Metrics
 from tunesmith.serve.plan import Limits, Plan
 from tunesmith.serve.request_log import RequestLog
 from tunesmith.serve.worker import Event, Failed, Job, Scored, Voice, Worker
+from tunesmith.serve.workers import Workers
 
 Planner = Callable[[bytes, Mapping[str, Voice], Limits], Plan]
 T = TypeVar("T")
@@ -37,7 +38,11 @@ class Service:
     """The models that are served, and the limits that they are served within."""
 
     def __init__(
-        self, worker: Worker, limits: Limits, metrics: Metrics, log: RequestLog | None = None
+        self,
+        worker: Worker | Workers,
+        limits: Limits,
+        metrics: Metrics,
+        log: RequestLog | None = None,
     ) -> None:
         self.worker, self.limits, self.metrics, self.log = worker, limits, metrics, log
         self.created = int(time.time())
@@ -47,7 +52,7 @@ class Service:
     async def generate(self, request: Request, planner: Planner) -> Response:
         """Answer a request, whole or as a stream."""
         began = time.monotonic()
-        body = await self._body(request)
+        body = await self.body(request)
         loop = asyncio.get_running_loop()
         plan = await loop.run_in_executor(
             self._reader, planner, body, self.worker.voices, self.limits
@@ -65,11 +70,11 @@ class Service:
             running.leave()
         return Response(encoded(running.reply.whole()), media_type="application/json")
 
-    async def _body(self, request: Request) -> bytes:
-        """Read a body within its limits of size and time."""
+    async def body(self, request: Request, wanted: str = "application/json") -> bytes:
+        """Read a body of this type within its limits of size and time."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise Fault(415, "The body is to be application/json.", code="wrong_content_type")
+        if kind != wanted:
+            raise Fault(415, f"The body is to be {wanted}.", code="wrong_content_type")
         parts, size = [], 0
         try:
             async with asyncio.timeout(self.limits.body_s):

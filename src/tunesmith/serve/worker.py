@@ -19,6 +19,10 @@ from tunesmith.generate.requests import Request, Sampling
 from tunesmith.models.memory import give_back, is_out_of_memory
 from tunesmith.models.switching import Switch
 
+ONE_AT_A_TIME = threading.Lock()
+"""Held while a model computes: what attention reads of a step belongs to the process, so copies of
+weights that decode in threads of their own take turns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Voice:
@@ -167,7 +171,8 @@ class Worker:
         try:
             with packed_head(self._model):
                 while self._take_orders():
-                    self._turn()
+                    with ONE_AT_A_TIME:
+                        self._turn()
         finally:
             self._end_all("broken")
             self._model.train(was_training)

@@ -19,6 +19,7 @@ from tunesmith.workflows.evaluate import score_line
 if TYPE_CHECKING:
     from tunesmith.evaluate.compare import Comparison
     from tunesmith.evaluate.seeds import SeedEffect
+    from tunesmith.report.page import ReportData
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,7 @@ def command(resolved: Resolved[CompareOptions]) -> int:
     clean += clean_sentences(found.clean)
     for sentence in clean:
         print(sentence)
-    try:
-        losses = loss_sentences(options)
-    except DataError as failure:
-        losses = [f"The held-out losses are not compared. {failure.found}"]
+    losses = _losses(options)
     for sentence in losses:
         print(sentence)
     if options.report is not None:
@@ -83,19 +81,40 @@ def command(resolved: Resolved[CompareOptions]) -> int:
     return 0
 
 
+def comparison_page(results: Sequence[str]) -> str:
+    """Return the page of ``--report`` for stored sets, the baseline first, as HTML."""
+    from tunesmith.report.page import render
+
+    options = CompareOptions(results=list(results))
+    found = compare_all(options.results)
+    clean = clean_scores(options.results) + clean_sentences(found.clean)
+    return render(_page(options, found, _losses(options), clean))
+
+
 def _write_page(
     options: CompareOptions, found: Compared, losses: list[str], clean: list[str]
 ) -> Path:
-    from tunesmith.report.comparison import collect_comparison
     from tunesmith.report.page import write
 
     assert options.report is not None
+    return write(options.report, _page(options, found, losses, clean))
+
+
+def _losses(options: CompareOptions) -> list[str]:
+    try:
+        return loss_sentences(options)
+    except DataError as failure:
+        return [f"The held-out losses are not compared. {failure.found}"]
+
+
+def _page(
+    options: CompareOptions, found: Compared, losses: list[str], clean: list[str]
+) -> ReportData:
+    from tunesmith.report.comparison import collect_comparison
+
     done = {metric or None: comparison for metric, comparison in found.by.items()}
     lower = frozenset(metric for metric in done if metric and lower_is_better(metric))
-    return write(
-        options.report,
-        collect_comparison(options.results, done, lower, losses, clean, options.cluster_by),
-    )
+    return collect_comparison(options.results, done, lower, losses, clean, options.cluster_by)
 
 
 def compare(
@@ -126,7 +145,7 @@ def compare_all(
     """
     from tunesmith.evaluate.compare import adjusted
     from tunesmith.evaluate.compare import compare as compare_sets
-    from tunesmith.evaluate.records import load
+    from tunesmith.evaluate.records import load_all
     from tunesmith.evaluate.scores.stored import scored_by
 
     if len(results) < 2:
@@ -135,7 +154,7 @@ def compare_all(
             expected="at least two, or --seeds",
             hint="tunesmith compare runs/base runs/tuned",
         )
-    sets = [load(Path(path)) for path in results]
+    sets = load_all(results)
     if len({one.header.details.get("grader") for one in sets}) > 1 and not metrics:
         console.warn(
             "not all of these sets were judged by the same version of the grader: tunesmith "
@@ -194,13 +213,13 @@ def _over_seeds(options: CompareOptions) -> SeedEffect:
 def clean_scores(results: Sequence[str]) -> list[str]:
     """Return what is stored of each set's score on its clean subset, where there are overlaps."""
     from tunesmith.evaluate.clean import stored_contamination
-    from tunesmith.evaluate.records import load
+    from tunesmith.evaluate.records import load_all
 
     found = []
-    for path in results:
+    for path, one in zip(results, load_all(results), strict=True):
         stored = stored_contamination(path)
         if stored and stored["overlaps"]:
-            found.append(f"{load(Path(path)).name}: {stored['sentence']}")
+            found.append(f"{one.name}: {stored['sentence']}")
     return found
 
 
@@ -216,10 +235,13 @@ def lower_is_better(metric: str) -> bool:
 def loss_sentences(options: CompareOptions) -> list[str]:
     """Say how the held-out losses differ that lie beside two sets of replies to the same rows."""
     from tunesmith.evaluate.losses import compare_losses
-    from tunesmith.evaluate.records import load
+    from tunesmith.evaluate.records import load_all
     from tunesmith.evaluate.scores.stored import losses
 
-    first, *others = [(load(Path(path)).name, losses(path)) for path in options.results]
+    first, *others = [
+        (one.name, losses(path))
+        for path, one in zip(options.results, load_all(options.results), strict=True)
+    ]
     return [
         compare_losses(first[1], other).sentence(first[0], name)
         for name, other in others

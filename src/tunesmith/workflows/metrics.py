@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from tunesmith.train.loop import StepResult
     from tunesmith.types import Encoded
 
+EVERY_S = 1.0
+"""Seconds between two writings of the records between checkpoints."""
+SHARE = 0.005
+"""Most of the run's time that they may take."""
 MEASURED = ("tokens_per_s", "peak_bytes", "gpu_percent")
 """Fields of a record that say how the machine did; all others are the same in every repetition."""
 
@@ -46,6 +51,7 @@ class Metrics:
         self.records: list[dict[str, Any]] = []
         """The lines of ``metrics.jsonl``."""
         self.ledger = RowLedger()
+        self._next = 0.0
         self.done = 0
         """Steps behind the run, those that made no update included."""
 
@@ -92,6 +98,7 @@ class Metrics:
         console.debug(f"  step {done.step}: {self.progress(done)}, lr {done.learning_rate:.3g}")
         if done.step % self.config.logging_steps == 0 or done.step == 1:
             self._record(self._numbers(done))
+            self._follow()
 
     def skip(self, done: StepResult, record: dict[str, Any]) -> None:
         """Note a step that made no update."""
@@ -118,6 +125,13 @@ class Metrics:
             f"{f'{_short(pace / 1e3)}k' if pace >= 1e3 else f'{pace:.0f}'} tokens/s, "
             f"{_short(memory)} GB"
         )
+
+    def _follow(self) -> None:
+        """Write the records for whoever watches the run, as often as that costs next to nothing."""
+        began = time.monotonic()
+        if self._main and began >= self._next:
+            self.write()
+            self._next = began + max(EVERY_S, (time.monotonic() - began) / SHARE)
 
     def write(self) -> None:
         """Write the records down."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.config.load import Resolved
-from tunesmith.config.schema_serve import ServeOptions
+from tunesmith.config.schema_serve import ListenOptions, ServeOptions
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.workflows import console
 from tunesmith.workflows.idle import refuse_idle
@@ -39,12 +39,12 @@ def command(resolved: Resolved[ServeOptions]) -> int:
     """Handle ``tunesmith serve``; ends by ``Interrupted`` once a signal has asked for it."""
     options = resolved.options
     console.set_level(options.log_level)
-    _require()
+    require_server()
     from tunesmith.serve.listen import bind, is_loopback
 
     refuse_idle(options, (("api_key_file", "a key (--no-key)", lambda o: o.key),))
     loopback = is_loopback(options.host)
-    key = _key(options, loopback=loopback)
+    key = key_of(options, loopback=loopback)
     with ExitStack() as stack:
         taken = stack.enter_context(bind(options.host, options.port))
         port = taken.getsockname()[1]
@@ -58,7 +58,7 @@ def command(resolved: Resolved[ServeOptions]) -> int:
             app,
             service.worker,
             service.metrics,
-            connections=_connections(options.connections),
+            connections=connections_of(options.connections),
             grace_s=options.grace,
             should_stop=stop,
             ready=lambda: _tell(options, service, port, key, loopback=loopback),
@@ -67,7 +67,7 @@ def command(resolved: Resolved[ServeOptions]) -> int:
     raise Interrupted("Stopped by a signal; the server has ended.")
 
 
-def access_of(options: ServeOptions, key: str | None) -> Access:
+def access_of(options: ListenOptions, key: str | None) -> Access:
     """Return who may ask the server, and by which names."""
     from tunesmith.serve.guard import Access, host_name
     from tunesmith.serve.listen import is_everywhere
@@ -90,7 +90,7 @@ class Opened:
         from tunesmith.serve.worker import Worker
 
         options = self._options
-        loaded, voices = _voices(options)
+        loaded, voices = voices_of(options)
         worker = Worker(loaded.model, voices, console.warn)
         metrics = Metrics(
             {
@@ -123,17 +123,18 @@ class Opened:
             self._service.log.close()
 
 
-def _require() -> None:
+def require_server() -> None:
+    """Raise ``UsageError`` where what a server is made of is not installed."""
     missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"tunesmith serve needs {' and '.join(missing)}, not installed here.",
+            f"The server needs {' and '.join(missing)}, not installed here.",
             expected="the extra of that name",
             hint="pip install 'tunesmith[serve]'",
         )
 
 
-def _key(options: ServeOptions, *, loopback: bool) -> str | None:
+def key_of(options: ListenOptions, *, loopback: bool) -> str | None:
     """Return the key that clients need; one that is made is shown by ``_tell``."""
     if not options.key:
         if not loopback:
@@ -178,7 +179,7 @@ def _key(options: ServeOptions, *, loopback: bool) -> str | None:
     return secrets.token_urlsafe(32)
 
 
-def _voices(options: ServeOptions) -> tuple[LoadedModel, dict[str, Voice]]:
+def voices_of(options: ServeOptions) -> tuple[LoadedModel, dict[str, Voice]]:
     """Load the weights once, and return who answers by which name."""
     from tunesmith.generate.live import LiveEngine
     from tunesmith.models.switching import OWN
@@ -289,7 +290,7 @@ def _base_name(loaded: LoadedModel, taken: set[str]) -> str:
     return name if name not in taken else f"{name}-base"
 
 
-def _connections(wanted: int) -> int:
+def connections_of(wanted: int) -> int:
     """Return how many connections there may be; the system's limit is raised where it can be."""
     import resource
 

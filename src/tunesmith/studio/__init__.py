@@ -1,0 +1,1 @@
+"""Pages on the server: runs watched, started, compared, and talked with."""
