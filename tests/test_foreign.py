@@ -26,14 +26,14 @@ def loss_on(model: torch.nn.Module, tokenizer: object, text: str) -> float:
         return float(model(input_ids=ids, labels=ids).loss)
 
 
-@pytest.mark.parametrize("method", [[], ["--lora"]])
+@pytest.mark.parametrize("method", [pytest.param([], marks=pytest.mark.slow), ["--lora"]])
 def test_a_real_small_model_is_trained_and_loads_without_us(
     shared: Path, method: list[str]
 ) -> None:
     base = shared / "models" / "stories260K"
     text = shared / "data" / "corpora" / "fairytaleqa_stories.txt.gz"
     command = ["train", "--task", "domain", "--model", str(base), "--dataset", str(text), *method]
-    command += ["--max-rows", "40", "--max-steps", "12", "--run-name", "d"]
+    command += ["--max-rows", "16", "--max-steps", "6", "--run-name", "d"]
     assert main([*command, "--learning-rate", "0.002", "--report-to", "none"]) == 0
     final = Path("runs/d/final_model")
     plain = AutoModelForCausalLM.from_pretrained(base)

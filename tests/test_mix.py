@@ -956,6 +956,7 @@ def test_the_mixture_of_the_orca_requirement() -> None:
 # Real data.
 
 
+@pytest.mark.slow
 def test_all_t0_templates_become_an_orca_set(shared: Path) -> None:
     files = sorted((shared / "data" / "t0_per_template").glob("*.jsonl"))
     sources = [{"name": file.stem, "dataset": str(file)} for file in files]

@@ -174,6 +174,7 @@ def test_a_training(name: str) -> None:
     assert [run / "final_model" for run in folder.iterdir() if (run / "final_model").is_dir()]
 
 
+@pytest.mark.slow
 def test_001_from_the_base_to_rejection_sampling() -> None:
     """base_llm test, cot test, sft train/test, datagen generate_dataset, rft train/test."""
     do(f"eval --task units --model {TINY} --prompt direct --limit 2 --max-new-tokens 8")
@@ -215,6 +216,7 @@ def test_002_the_whole_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("runs/raft/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_003_validate_train_ask_and_deliver(monkeypatch: pytest.MonkeyPatch) -> None:
     """validate_dataset.py, fine_tune.py --task chat, test_model.py, prepare_for_deployment.py."""
     do("data validate --dataset ./my_data.jsonl --task chat")

@@ -64,7 +64,7 @@ def test_lora_run_leaves_everything_it_promises(capsys: pytest.CaptureFixture[st
         [],
         ["--lora", "--lora-dropout", "0.2"],
         ["--freeze-ratio", "0.5"],
-        ["--lora", "--gradient-checkpointing"],
+        pytest.param(["--lora", "--gradient-checkpointing"], marks=pytest.mark.slow),
     ],
 )
 def test_resumed_equals_uninterrupted(method: list[str]) -> None:

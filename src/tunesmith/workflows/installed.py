@@ -16,6 +16,8 @@ USED_BY = {
     "deepspeed": "train in several processes with DeepSpeed",
     "eval": "eval of replies: chrF",
     "gguf": "export --formats gguf",
+    "onnx": "export --formats onnx",
+    "serve": "serve and studio",
     "ifeval": "eval --task ifeval: rows that name a language",
     "lm-eval": "python -m tunesmith.evaluate.harness",
     "embeddings": "data raft --retriever embeddings",
