@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import UsageError
+from tunesmith.grading.sandbox import kernel
 from tunesmith.grading.sandbox import run as sandbox
 from tunesmith.grading.sandbox.run import Checks, Kind, Limits, described, mode_for, run
 
@@ -273,3 +275,11 @@ def test_nothing_outlives_the_process_that_watches():
     while len(sleepers() - others) > 1 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(sleepers() - others) <= 1
+
+
+def test_no_folder_of_a_virtual_environment_is_shown() -> None:
+    if sys.prefix == sys.base_prefix:
+        pytest.skip("no virtual environment")
+    for path in kernel.standard_library():
+        assert Path(path).is_relative_to(sys.base_prefix)
+        assert not Path(path).is_relative_to(sys.prefix)

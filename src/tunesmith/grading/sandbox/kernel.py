@@ -8,6 +8,7 @@ import platform
 import resource
 import signal
 import struct
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -66,13 +67,22 @@ def own_user() -> None:
     Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
 
 
+def standard_library() -> list[str]:
+    """Return the folders of Python's own modules.
+
+    Those of the installation: a virtual environment has none, and may lie in ``/tmp``.
+    """
+    base = {"platbase": sys.base_exec_prefix}
+    found = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib", vars=base)]
+    return [path for path in found if path]
+
+
 def small_root(size: int) -> None:
     """Change the root into libraries, read only, and an empty ``/tmp`` of ``size`` bytes in memory.
 
     Needs a mount namespace of one's own. No ``/proc``, no ``/etc``, no programs, no homes.
     """
-    stdlib = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
-    own = [path for path in stdlib if path]
+    own = standard_library()
     # The interpreter goes by the path as it was called, which may lead through links.
     real = {path: str(Path(path).resolve()) for path in (*own, *_READABLE)}
     wanted = {path: path for path in (*real.values(), *_READABLE)} | {p: real[p] for p in own}
