@@ -43,7 +43,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(v, other[n]) for n, v in one.items())
 
 
-@pytest.mark.parametrize("patience", [1, 3])
+@pytest.mark.parametrize("patience", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_run_stops_when_patience_is_over(
     patience: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,7 +63,8 @@ def trained(kind: str, rate: float, rows: list[Encoded]) -> float:
         return float("inf")
 
 
-@pytest.mark.parametrize("kind", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
 def test_the_suggested_rate_beats_much_more_and_much_less(kind: str) -> None:
     rows = ladders()
     found = read(swept(make(kind), rows)[0])

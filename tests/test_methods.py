@@ -69,9 +69,10 @@ VARIANTS = [
     {"lora_init": "pissa", "use_rslora": True},
     {"lora_plus_ratio": 8.0},
 ]
+NIGHTLY = [*VARIANTS[:2], *(pytest.param(one, marks=pytest.mark.slow) for one in VARIANTS[2:])]
 
 
-@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+@pytest.mark.parametrize("arch", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_variant_of_lora_works_on_the_original_base_with_peft_alone(
     variant: dict[str, Any], arch: str, monkeypatch: pytest.MonkeyPatch
@@ -192,7 +193,7 @@ def test_an_adapter_is_not_trained_as_what_it_is_not(
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("init", ["default", "pissa"])
+@pytest.mark.parametrize("init", [pytest.param("default", marks=pytest.mark.slow), "pissa"])
 def test_a_run_that_goes_on_in_an_adapter_resumes(init: str) -> None:
     first = train(lora=True, lora_rank=4, lora_init=init)
     same = {"model": str(first), "lora": True, "max_steps": 4, "save_steps": 2}
@@ -216,7 +217,7 @@ def check_resume(settings: dict[str, Any]) -> None:
     assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", NIGHTLY, ids=str)
 def test_a_run_of_a_variant_resumes_to_the_bit(variant: dict[str, Any]) -> None:
     check_resume({"lora": True, "lora_rank": 4, "max_steps": 4, "save_steps": 2, **variant})
 
@@ -225,7 +226,9 @@ def test_a_run_of_a_variant_resumes_to_the_bit(variant: dict[str, Any]) -> None:
     "method",
     [
         {"optim": "adafactor", "neftune_alpha": 5.0},
-        {"layer_lr_decay": 0.5, "neftune_alpha": 5.0, "packing": False},
+        pytest.param(
+            {"layer_lr_decay": 0.5, "neftune_alpha": 5.0, "packing": False}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )

@@ -610,7 +610,7 @@ def test_a_share_that_cannot_be_had_is_said(
         ("apibench_torchhub_train.json", 190),
     ],
 )
-@pytest.mark.parametrize("style", ["plain", "quoted"])
+@pytest.mark.parametrize("style", ["plain", pytest.param("quoted", marks=pytest.mark.slow)])
 def test_public_data_sets_become_sets(
     shared: Path, tmp_path: Path, name: str, least: int, style: str
 ) -> None:

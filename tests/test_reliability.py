@@ -85,6 +85,7 @@ def test_killed_at_random_and_resumed_equals_unkilled(
     assert killed > 0
 
 
+@pytest.mark.slow  # runs_ended_anywhere of test_faults has a share of these
 def test_sigterm_leaves_a_resumable_run(
     tmp_path: Path, straight: tuple[dict[str, torch.Tensor], float]
 ) -> None:

@@ -434,3 +434,26 @@ def test_what_a_killed_measurement_has_left_is_removed(
     (tmp_path / "mine" / ".probe").mkdir(parents=True)
     with RunDir.create(tmp_path, "mine", resume=True) as run:
         assert (run.path / ".probe").exists()  # no run has made that folder
+
+
+def test_a_run_that_ends_before_its_config_leaves_no_word_and_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), RunDir.create(tmp_path, "run") as run:
+        raise KeyboardInterrupt
+    assert not run.ended.exists()
+    with RunDir.create(tmp_path, "run", overwrite=True) as run:
+        run.write_config({"seed": 1})
+    with pytest.raises(KeyboardInterrupt), RunDir.create(tmp_path, "run", resume=True) as run:
+        raise KeyboardInterrupt
+    assert run.ended.is_file()
+
+
+def test_half_written_files_below_eval_are_swept(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path, "run") as run:
+        run.write_config({"seed": 1})
+        (run.eval / "general").mkdir(parents=True)
+        for place in (run.path, run.eval, run.eval / "general"):
+            (place / ".tmp-0123456789abcdef").write_text("half")
+        (run.eval / "general" / "forgetting.json").write_text("{}")
+    with RunDir.create(tmp_path, "run", resume=True) as run:
+        assert [*run.path.rglob(".tmp-*")] == []
+        assert (run.eval / "general" / "forgetting.json").is_file()

@@ -69,7 +69,7 @@ def wait_for_a_checkpoint(name: str) -> None:
     [
         pytest.param({}, "term one", id="copies, one asked", marks=slow),
         pytest.param({}, "term both", id="copies, both asked", marks=slow),
-        pytest.param({}, "kill", id="copies, killed"),
+        pytest.param({}, "kill", id="copies, killed", marks=slow),
         pytest.param(SHARDS, "term one", id="shards, one asked", marks=slow),
         pytest.param(SHARDS, "term both", id="shards, both asked", marks=slow),
         pytest.param(SHARDS, "kill", id="shards, killed", marks=slow),

@@ -132,6 +132,7 @@ def test_verification_is_stricter_than_grading() -> None:
     assert verify(problem, "50 * 2 = 100\n<answer>101</answer>").reason == "wrong answer"
 
 
+@pytest.mark.slow
 def test_too_many_questions_is_a_sentence() -> None:
     with pytest.raises(UsageError, match="different questions"):
         TASK.problems("dev", limit=1000)

@@ -204,7 +204,10 @@ class RunDir:
         with storage_errors(self.path, "cleared"):
             if probe.is_dir() and not probe.is_symlink() and self._is_ours():
                 shutil.rmtree(probe)
-            for entry in self.path.glob(f"{TEMPORARY}*"):
+            found = [*self.path.glob(f"{TEMPORARY}*")]
+            if self._is_ours():
+                found += self.eval.rglob(f"{TEMPORARY}*")
+            for entry in found:
                 entry.unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
@@ -267,7 +270,8 @@ class RunDir:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if value is not None and self._lock is not None:
+        # Before the config stands there, nothing says that the folder is a run's.
+        if value is not None and self._lock is not None and self._is_ours():
             self._tell_end(value)
         self.close()
 
