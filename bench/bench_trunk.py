@@ -2,10 +2,10 @@
 
 Workload: a Llama shape with random weights in float32 (``--shape smollm2`` for that of
 SmolLM2-135M, ``wide`` for one whose head weighs as little as a large model's; the default ends in
-minutes on a laptop), the rows of ``bench_train.py``, packed, 8 a step. Each arm is a process of its
-own, on the same rows in the same order, after a step that is not timed and changes nothing. The
-arms of a share run in turn; medians are compared, in seconds and in processor seconds (which others
-at work on the machine disturb less), and the losses of all steps.
+minutes on a laptop), the rows of ``bench_train.py``, packed, 8 a step. Both arms of a share lie in
+one process and run step by step in turn, on the same rows in the same order, after a step that is
+not timed and changes nothing, so that a machine whose speed changes from minute to minute does not
+decide. Seconds are compared, processor seconds, and the losses of all steps.
 
 The ideal counts matrix products of the layers only: forward 1, backward 1 for the input and 1 for
 the weights (none for an adapter), nothing for the head, whose cost the cache does not change. With
@@ -53,19 +53,39 @@ def make_model(shape: str) -> Any:
     return LlamaForCausalLM(config)
 
 
-def run_arm(arguments: argparse.Namespace) -> dict[str, Any]:
+def run_pair(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train the plain and the cached run step by step in turn; return what each took."""
+    from tunesmith.models.memory import use_huge_pages
+
+    use_huge_pages()
+    with tempfile.TemporaryDirectory() as folder:
+        arms = {kind: begin_arm(kind, arguments, Path(folder) / "trunk.cache") for kind in KINDS}
+        order = list(KINDS)
+        for _ in range(arms["plain"]["plan"].total_steps):
+            for kind in order:
+                arm, before = arms[kind], clocks()
+                done = next(arm["steps"])
+                arm["losses"].append(done.loss)
+                part = "first" if done.step <= arm["plan"].steps_an_epoch else "later"
+                for clock, now in clocks().items():
+                    arm[part][clock] += now - before[clock]
+            order.reverse()  # neither has the other's warm caches every time
+        arms["cached"]["cache"].remove()
+    shown = ("losses", "frozen", "tokens", "size", "opened", "first", "later")
+    return {kind: {name: arm[name] for name in shown} for kind, arm in arms.items()}
+
+
+def begin_arm(kind: str, arguments: argparse.Namespace, path: Path) -> dict[str, Any]:
     from accelerate import Accelerator
 
     from tunesmith.models.adapters import add_lora, blocks, freeze_bottom
     from tunesmith.models.fused_layers import fuse_layers
     from tunesmith.models.fused_lora import fuse_lora
-    from tunesmith.models.memory import use_huge_pages
     from tunesmith.train.batches import Plan, make_plan, packed_capacity
     from tunesmith.train.loop import Settings, State, fit, make_optimizer
     from tunesmith.train.trunk_cache import TrunkCache, look
     from tunesmith.types import Encoded, Origin
 
-    use_huge_pages()
     model = make_model(arguments.shape)
     words, width = model.get_input_embeddings().weight.shape
     rows = []
@@ -75,7 +95,7 @@ def run_arm(arguments: argparse.Namespace) -> dict[str, Any]:
     layers = len(blocks(model))
     if arguments.lora:
         model = add_lora(model, rank=16, alpha=32)
-    frozen = freeze_bottom(model, arguments.shares[0])
+    frozen = freeze_bottom(model, arguments.share)
     fuse_layers(model)  # as a run does
     fuse_lora(model)
     accelerator = Accelerator(cpu=True)
@@ -86,38 +106,36 @@ def run_arm(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = Settings(1e-4, "constant", capacity=capacity, weight_decay=0.0)
     plan = make_plan(len(rows), ROWS_A_STEP, EPOCHS, None, seed=1)
     state = State(model, make_optimizer(model, settings))
-    marks, losses, cache, size = [clocks()], [], None, 0
-    with tempfile.TemporaryDirectory() as folder:
-        if arguments.arm == "cached":
-            found = look(model, rows, plan, settings, accelerator)
-            path = Path(folder) / "trunk.cache"
-            cache = TrunkCache(path, model, rows, plan, settings, accelerator, found)
-            size = path.stat().st_size
-        marks.append(clocks())
-        for done in fit(state, rows, plan, settings, accelerator, trunk=cache):
-            losses.append(done.loss)
-            if done.step in (plan.steps_an_epoch, plan.total_steps):
-                marks.append(clocks())
-        if cache is not None:
-            cache.remove()
-    parts: dict[str, Any] = {}
-    for name, begin, end in zip(("opened", "first", "later"), marks, marks[1:], strict=False):
-        parts[name] = {clock: end[clock] - begin[clock] for clock in CLOCKS}
-    tokens = sum(len(row.ids) for row in rows)
-    return {"losses": losses, "frozen": frozen / layers, "tokens": tokens, "size": size, **parts}
+    before, cache = clocks(), None
+    if kind == "cached":
+        found = look(model, rows, plan, settings, accelerator)
+        cache = TrunkCache(path, model, rows, plan, settings, accelerator, found)
+    opened = {clock: now - before[clock] for clock, now in clocks().items()}
+    return {
+        "steps": fit(state, rows, plan, settings, accelerator, trunk=cache),
+        "plan": plan,
+        "cache": cache,
+        "losses": [],
+        "frozen": frozen / layers,
+        "tokens": sum(len(row.ids) for row in rows),
+        "size": path.stat().st_size if cache else 0,
+        "opened": opened,
+        "first": dict.fromkeys(CLOCKS, 0.0),
+        "later": dict.fromkeys(CLOCKS, 0.0),
+    }
 
 
 def clocks() -> dict[str, float]:
     return {"seconds": time.perf_counter(), "processor": time.process_time()}
 
 
-def in_a_process(kind: str, share: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--arm", kind, "--shares", str(share)]
+def in_a_process(share: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--share", str(share)]
     command += ["--rows", str(arguments.rows), "--shape", arguments.shape]
     command += ["--lora"] if arguments.lora else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{kind} at {share} failed:\n{done.stderr[-3000:]}")
+        sys.exit(f"the pair at {share} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -131,14 +149,10 @@ def ideal(frozen: float, lora: bool) -> dict[str, float]:
     }
 
 
-def show(plain: list[dict[str, Any]], cached: list[dict[str, Any]], lora: bool) -> None:
-    """Print the gains of one share: medians over the repeats."""
-
-    def median(runs: list[dict[str, Any]], parts: tuple[str, ...], clock: str) -> float:
-        return statistics.median(sum(run[part][clock] for part in parts) for run in runs)
-
-    one = cached[0]
-    apart = max(abs(a - b) for a, b in zip(plain[0]["losses"], one["losses"], strict=True))
+def show(pairs: list[dict[str, Any]], lora: bool) -> None:
+    """Print the gains of one share, each the median over the pairs."""
+    plain, one = pairs[0]["plain"], pairs[0]["cached"]
+    apart = max(abs(a - b) for a, b in zip(plain["losses"], one["losses"], strict=True))
     print(
         f"frozen {one['frozen']:.3f}: {one['size'] / 1e6:.1f} MB for {one['tokens']:,} tokens; "
         f"losses of {len(one['losses'])} steps at most {apart:.1e} apart"
@@ -146,11 +160,17 @@ def show(plain: list[dict[str, Any]], cached: list[dict[str, Any]], lora: bool) 
     covered = {"whole run": ("opened", "first", "later"), "later epochs": ("later",)}
     covered["first epoch"] = ("first",)
     for name, best in ideal(one["frozen"], lora).items():
-        gains = [
-            median(plain, covered[name], clock) / median(cached, covered[name], clock)
-            for clock in CLOCKS
-        ]
-        print(f"  {name:12} {gains[0]:.2f}x, {gains[1]:.2f}x by processor, ideal {best:.2f}x")
+
+        def gain(pair: dict[str, Any], clock: str, name: str = name) -> float:
+            took = {kind: sum(pair[kind][part][clock] for part in covered[name]) for kind in KINDS}
+            return took["plain"] / took["cached"]
+
+        gains = [[gain(pair, clock) for pair in pairs] for clock in CLOCKS]
+        middle = [statistics.median(found) for found in gains]
+        print(
+            f"  {name:12} {middle[0]:.2f}x ({min(gains[0]):.2f} to {max(gains[0]):.2f}), "
+            f"{middle[1]:.2f}x by processor, ideal {best:.2f}x"
+        )
     sys.stdout.flush()
 
 
@@ -161,21 +181,17 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.75, 0.9])
     parser.add_argument("--lora", action="store_true", help="train an adapter of rank 16 instead")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--arm", choices=KINDS)
+    parser.add_argument("--share", type=float, help="run one pair at this share, here")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    if arguments.arm:
-        print(json.dumps(run_arm(arguments)))
+    if arguments.share is not None:
+        print(json.dumps(run_pair(arguments)))
         return
     print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores", flush=True)
     kept: dict[str, list[dict[str, Any]]] = {}
     for share in arguments.shares:
-        runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-        for _ in range(arguments.repeats):
-            for kind in KINDS:
-                runs[kind].append(in_a_process(kind, share, arguments))
-        show(runs["plain"], runs["cached"], arguments.lora)
-        kept |= {f"{kind} {share}": found for kind, found in runs.items()}
+        kept[str(share)] = [in_a_process(share, arguments) for _ in range(arguments.repeats)]
+        show(kept[str(share)], arguments.lora)
     print(f"load after: {os.getloadavg()[0]:.2f}")
     if arguments.output:
         arguments.output.write_text(json.dumps(kept, indent=2))

@@ -20,6 +20,7 @@ from tunesmith.models.adapters import add_lora, freeze_bottom, recompute_activat
 from tunesmith.models.trunk import caught, find_trunk, replaced
 from tunesmith.train import checkpoint
 from tunesmith.train.batches import Plan
+from tunesmith.train.decisions import Decisions
 from tunesmith.train.loop import Settings, State, fit, make_optimizer
 from tunesmith.train.losses import packed_rows, token_losses
 from tunesmith.train.trunk_cache import NoTrunkError, TrunkCache, look, size_in_bytes
@@ -240,12 +241,12 @@ def test_a_damaged_file_gives_the_value_or_nothing(damage: str, tmp_path: Path) 
     assert cache is not None
     for _ in fit(state, ROWS, Plan(20, 8, 3, 3), PACKED, accelerator, trunk=cache):
         pass
-    values = [cache._read(at) for at in range(20)]
+    values = [cache._read(at, Decisions()) for at in range(20)]
     assert all(value is not None for value in values)
     spoil(path, damage)
     _, _, again = start(frozen_model(), PACKED, path)
     assert again is not None
-    read = [again._read(at) for at in range(20)]
+    read = [again._read(at, Decisions()) for at in range(20)]
     kept = [at for at in range(20) if read[at] is not None]
     assert all(torch.equal(read[at], values[at]) for at in kept)  # type: ignore[arg-type]
     assert len(kept) == (20 if damage == "none" else 0)
@@ -280,14 +281,14 @@ def test_every_flipped_bit_of_a_value_is_found(tmp_path: Path) -> None:
     content = (tmp_path / "c").read_bytes()
     at = min(range(20), key=lambda row: len(ROWS[row].ids))
     begin, end = cache._starts[at], cache._starts[at + 1]
-    assert cache._read(at) is not None
+    assert cache._read(at, Decisions()) is not None
     places = [*range(begin, end, 7), *range(4096 + 16 * at, 4096 + 16 * at + 16)]
     with (tmp_path / "c").open("r+b", buffering=0) as file:
         for place in places:
             for content_there in (content[place] ^ (1 << place % 8), content[place]):
                 file.seek(place)
                 file.write(bytes([content_there]))
-                known = cache._read(at) is not None
+                known = cache._read(at, Decisions()) is not None
                 assert known is (content_there == content[place]), place
 
 
@@ -304,7 +305,7 @@ def test_a_value_of_an_equal_row_is_not_that_of_another(tmp_path: Path) -> None:
     first, second, end = cache._starts[:3]
     content[second:end] = content[first:second]
     (tmp_path / "c").write_bytes(content)
-    assert [at for at in range(20) if cache._read(at) is None] == [1]
+    assert [at for at in range(20) if cache._read(at, Decisions()) is None] == [1]
 
 
 def feed_upwards(model: Any) -> None:
@@ -382,7 +383,7 @@ def test_other_weights_batches_or_rows_do_not_take_the_old_values(tmp_path: Path
     found = look(state.model, rows, PLAN, PACKED, accelerator)
     cache = TrunkCache(tmp_path / "c", state.model, rows, PLAN, PACKED, accelerator, found)
     OPEN.append(cache)
-    assert [at for at in range(20) if cache._read(at) is None] == [5]
+    assert [at for at in range(20) if cache._read(at, Decisions()) is None] == [5]
 
 
 def test_a_full_disk_stops_with_a_sentence_and_the_run_goes_on_to_the_same_bits(

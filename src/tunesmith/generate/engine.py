@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.errors import OutOfMemoryError, UsageError
 from tunesmith.generate.cache import Layers, Remembered, Store, attending
+from tunesmith.generate.captured import Capture, CapturedSteps, recording
 from tunesmith.generate.packed_head import packed_head
 from tunesmith.generate.requests import Completion, Request
 from tunesmith.generate.sampling import choose
@@ -46,8 +47,12 @@ class Engine:
         *,
         max_slots: int | None = None,
         remember_bytes: int = 0,
+        capture: Capture | None = None,
     ) -> None:
-        """Prepare a model; with ``remember_bytes`` prompts that begin alike go on from there."""
+        """Prepare a model; with ``remember_bytes`` prompts that begin alike go on from there.
+
+        ``capture`` records decode steps; None takes what the model's device has for that.
+        """
         self._model, self._decode = model, decode
         self._stop_ids = frozenset(stop_ids)
         self._max_slots = max_slots or MOST_SLOTS
@@ -55,6 +60,8 @@ class Engine:
         self._device = next(model.parameters()).device
         self._remembered = Remembered(remember_bytes) if remember_bytes else None
         self._cancelled: set[Hashable] = set()
+        self._capture = capture or recording(self._device)
+        self._captured: CapturedSteps | None = None
         self.prefilled = 0
         """Prompt tokens that were computed, those that were shared or remembered left out."""
 
@@ -115,7 +122,7 @@ class Engine:
         should_stop: Callable[[], bool] | None,
         show: Show | None,
     ) -> Iterator[Completion]:
-        store = Store(slots, room, prefix_length=prefix)
+        store = self._new_store(slots, room, prefix)
         scheduler = Scheduler(requests, store.slots)
         was_training = self._model.training
         self._model.eval()
@@ -134,6 +141,13 @@ class Engine:
                     yield from self._advance(scheduler, store, logits, show)
         finally:
             self._model.train(was_training)
+
+    def _new_store(self, slots: int, room: int, prefix: int = 0) -> Store:
+        """Return an empty store; steps that were recorded over another one are forgotten."""
+        store = Store(slots, room, prefix_length=prefix)
+        if self._capture is not None:
+            self._captured = CapturedSteps(store, self._last_logits, self._capture)
+        return store
 
     def _check(self, requests: Sequence[Request]) -> None:
         for request in requests:
@@ -174,6 +188,9 @@ class Engine:
             logits_to_keep=keep,
         ).logits
         return logits
+
+    def _last_logits(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return self._forward(ids, places, 1)[:, -1]
 
     def _fill_prefix(self, store: Store, prefix: Sequence[int]) -> None:
         """Compute what all rows share, chunk by chunk, from where it is not remembered."""
@@ -258,14 +275,17 @@ class Engine:
     def _step(self, scheduler: Scheduler, store: Store) -> torch.Tensor:
         """Run the last token of every active row; return logits [active, V]."""
         active = scheduler.active
-        last = torch.tensor([[slot.tokens[-1]] for slot in active])
+        ids = torch.tensor([[slot.tokens[-1]] for slot in active], device=self._device)
         lengths = [slot.length for slot in active]
-        starts = torch.tensor(lengths)
-        store.begin(None, starts.to(self._device), 1, max(lengths) + 1)
-        logits = self._forward(last, (store.prefix_length + starts)[:, None], 1)
+        starts = torch.tensor(lengths, device=self._device)
+        reach = max(lengths) + 1
+        logits = self._captured(ids, starts, reach) if self._captured is not None else None
+        if logits is None:
+            store.begin(None, starts, 1, reach)
+            logits = self._last_logits(ids, (store.prefix_length + starts)[:, None])
         for slot in active:
             slot.length += 1
-        return logits[:, -1]
+        return logits
 
     def _advance(
         self, scheduler: Scheduler, store: Store, logits: torch.Tensor, show: Show | None

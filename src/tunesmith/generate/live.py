@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.generate.cache import Store, attending
+from tunesmith.generate.cache import attending
 from tunesmith.generate.engine import Engine
 from tunesmith.generate.requests import Completion, Request
 from tunesmith.generate.sampling import choose
@@ -60,7 +60,7 @@ class LiveEngine(Engine):
     def reset(self) -> list[Hashable]:
         """Forget everything that was added; return the keys of what had not ended."""
         left = list(self._tops)
-        self._store = Store(self.slots, self.room)
+        self._store = self._new_store(self.slots, self.room)
         self._scheduler = Scheduler((), self.slots)
         self._tops = {}
         self._cancelled.clear()

@@ -288,7 +288,7 @@ def _backward(
             whole = packed_rows(state.model, batch, settings.attention)
         with processes.last_alone_synchronises(state.model, last), whole:
             noise = _noise(state, settings, members, work.sizes, f"{work.seed}/{state.step}")
-            stored = nullcontext() if trunk is None else trunk.stored(members)
+            stored = nullcontext() if trunk is None else trunk.stored(members, state.decisions)
             with stored, accelerator.autocast(), noise:
                 found = token_losses(
                     state.model, batch, accelerator.device, packing=settings.packing

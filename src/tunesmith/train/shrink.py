@@ -35,8 +35,7 @@ def within_memory(
     to agree.
     """
     while True:
-        size = state.decisions.size(state.step)
-        shaped = settings if size is None else sized(settings, size)
+        shaped = sized(settings, state.decisions.size(state.step))
         try:
             return compute(shaped)
         except (MemoryError, RuntimeError) as failure:
@@ -52,8 +51,13 @@ def within_memory(
         state.decisions.shrink(state.step, smaller, f"{smaller} {unit}")
 
 
-def sized(settings: Settings, size: int) -> Settings:
-    """Return the settings with micro-batches of at most this size: tokens, or rows if padded."""
+def sized(settings: Settings, size: int | None) -> Settings:
+    """Return the settings with micro-batches of at most this size: tokens, or rows if padded.
+
+    None leaves them as they are.
+    """
+    if size is None:
+        return settings
     if settings.packing:
         # Groups that are taken whole would not become smaller with the capacity.
         shared = "auto" if settings.shared_prefix == "grouped" else settings.shared_prefix

@@ -1,13 +1,14 @@
 """The output of the frozen layers, kept on the disk from the first epoch for the later ones.
 
 A matrix product's last bits depend on which rows lie in it together. So the stored value of a row
-is defined as that of the micro-batch in which the plan first meets it. An entry that is missing or
-does not have its checksum is made again by running that very micro-batch, so a run that was killed
-ends with the same bits whether or not the file survived.
+is defined as that of the micro-batch in which the plan first meets it, of the size decided for that
+step: one for which memory ran out is run in smaller parts. An entry that is missing or does not
+have its checksum is made again by running that very micro-batch, so a run that was killed ends with
+the same bits whether or not the file survived.
 
 The file: ``MAGIC`` and the SHA-256 of what the values follow from, padded to ``_HEAD`` bytes; then
-for each row the first ``_SUM`` bytes of the SHA-256 of its place, ids and value; then the values,
-row after row. Nothing is flushed: what does not verify is made again.
+for each row the first ``_SUM`` bytes of the SHA-256 of its place, its ids, the size of its
+micro-batch and its value; then the values, row after row. Nothing is flushed: what does not verify is made again.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ from tunesmith.models.trunk import (
 )
 from tunesmith.storage import storage_errors
 from tunesmith.train.batches import Plan
+from tunesmith.train.decisions import Decisions
 from tunesmith.train.loop import Settings, micro_batches
 from tunesmith.train.losses import lengths, packed_rows, token_losses
+from tunesmith.train.shrink import sized
 from tunesmith.types import Encoded
 
-MAGIC = b"TSTRNK01"
+MAGIC = b"TSTRNK02"
 _HEAD, _SUM = 4096, 16
 
 
@@ -136,11 +139,14 @@ class TrunkCache:
         self._open()
 
     @contextmanager
-    def stored(self, members: Sequence[int]) -> Iterator[None]:
-        """Let the model take the trunk's output for these rows from the store."""
-        parts = [self._read(at) for at in members]
+    def stored(self, members: Sequence[int], decisions: Decisions) -> Iterator[None]:
+        """Let the model take the trunk's output for these rows from the store.
+
+        ``decisions`` tell the size of the micro-batch in which a row is first met.
+        """
+        parts = [self._read(at, decisions) for at in members]
         missing = [at for at, part in zip(members, parts, strict=True) if part is None]
-        made = self._make(missing)
+        made = self._make(missing, decisions)
         whole = [
             made[at] if part is None else part for at, part in zip(members, parts, strict=True)
         ]
@@ -193,13 +199,13 @@ class TrunkCache:
             }
         )
 
-    def _make(self, missing: Sequence[int]) -> dict[int, torch.Tensor]:
+    def _make(self, missing: Sequence[int], decisions: Decisions) -> dict[int, torch.Tensor]:
         """Run the micro-batches in which the plan first meets these rows, and store their rows."""
         made: dict[int, torch.Tensor] = {}
         for at in missing:
             if at in made:
                 continue
-            members = self._first_batch(at)
+            members = self._first_batch(at, decisions)
             batch = [self._rows[member] for member in members]
             with torch.no_grad(), caught(self._found.trunk) as outputs:
                 _forward(self._model, batch, self._settings, self._accelerator)
@@ -211,25 +217,30 @@ class TrunkCache:
                 parts = tuple(part[: self._sizes[member]] for part, member in pairs)
             for member, part in zip(members, parts, strict=True):
                 made[member] = part
-                self._store(member, part)
+                self._store(member, part, decisions)
             self.computed += len(members)
         return made
 
-    def _first_batch(self, row: int) -> list[int]:
-        """Return the rows of the micro-batch in which the plan first meets a row."""
-        plan = self._plan
+    def _first_step(self, row: int) -> int:
+        """Return the step in which the plan first meets a row."""
         if self._places is None:
-            self._places = array("q", bytes(8 * plan.rows))
-            for step in range(plan.steps_an_epoch):
-                for at in plan.step_rows(step):
+            self._places = array("q", bytes(8 * self._plan.rows))
+            for step in range(self._plan.steps_an_epoch):
+                for at in self._plan.step_rows(step):
                     self._places[at] = step
-        picked = plan.step_rows(self._places[row])
+        return self._places[row]
+
+    def _first_batch(self, row: int, decisions: Decisions) -> list[int]:
+        """Return the rows of the micro-batch in which the plan first meets a row."""
+        step = self._first_step(row)
+        picked = self._plan.step_rows(step)
         made = {at: self._rows[at] for at in picked}
-        batches = micro_batches(picked, made, self._sizes, self._settings)
+        settings = sized(self._settings, decisions.size(step))
+        batches = micro_batches(picked, made, self._sizes, settings)
         members = ([at for bundle in found for at in bundle.rows] for found in batches)
         return next(batch for batch in members if row in batch)
 
-    def _read(self, row: int) -> torch.Tensor | None:
+    def _read(self, row: int, decisions: Decisions) -> torch.Tensor | None:
         """Return a row's value [tokens, width], or None if the file does not hold it."""
         found = self._found
         value = torch.empty(self._sizes[row], found.width, dtype=found.dtype)
@@ -245,13 +256,13 @@ class TrunkCache:
                 if not got:
                     return None
                 rest = rest[got:]
-        return value if self._sum(row, value) == wanted else None
+        return value if self._sum(row, value, decisions) == wanted else None
 
-    def _store(self, row: int, value: torch.Tensor) -> None:
+    def _store(self, row: int, value: torch.Tensor, decisions: Decisions) -> None:
         value = value.contiguous()
         with storage_errors(self.path, size=value.nbytes):
             self._write(self._starts[row], _bytes(value))
-            self._write(_HEAD + row * _SUM, self._sum(row, value))
+            self._write(_HEAD + row * _SUM, self._sum(row, value, decisions))
 
     def _write(self, place: int, content: bytes | memoryview) -> None:
         self._file.seek(place)
@@ -259,8 +270,9 @@ class TrunkCache:
         while rest:
             rest = rest[self._file.write(rest) or 0 :]
 
-    def _sum(self, row: int, value: torch.Tensor) -> bytes:
-        digest = hashlib.sha256(b"%d:" % row)
+    def _sum(self, row: int, value: torch.Tensor, decisions: Decisions) -> bytes:
+        size = decisions.size(self._first_step(row))
+        digest = hashlib.sha256(f"{row}:{size}:".encode())
         digest.update(array("q", self._rows[row].ids))
         digest.update(_bytes(value))
         return digest.digest()[:_SUM]

@@ -92,7 +92,7 @@ def _largest_that_fit(
     rows, model, device = opened.rows.rows, opened.loaded.model, accelerator.device
     size: int | None = None
     while True:
-        shaped = settings if size is None else sized(settings, size)
+        shaped = sized(settings, size)
         parts = rehearsal.training_parts(model, rows, plan, shaped, accelerator, kept)
         try:
             if device.type == "cpu":
