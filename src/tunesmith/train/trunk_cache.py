@@ -8,7 +8,8 @@ the same bits whether or not the file survived.
 
 The file: ``MAGIC`` and the SHA-256 of what the values follow from, padded to ``_HEAD`` bytes; then
 for each row the first ``_SUM`` bytes of the SHA-256 of its place, its ids, the size of its
-micro-batch and its value; then the values, row after row. Nothing is flushed: what does not verify is made again.
+micro-batch and its value; then the values, row after row. Nothing is flushed: what does not verify
+is made again.
 """
 
 from __future__ import annotations
