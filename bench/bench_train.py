@@ -8,6 +8,10 @@ peak memory is taken. TRL gets a sweep of batch shapes at 8 rows a step, groupin
 packing; LitGPT, in an environment of its own (``--litgpt PYTHON``), batches of 1 and 8. Then ours,
 the best of each peer and TRL's padded batch of 8 run again in turn, and medians are compared.
 Ratios carry, absolute numbers do not.
+
+On a GPU (``--device cuda --shape qwen3-0.6b --method lora --rows-a-step 64``; written, not run):
+weights in bfloat16, TRL packs 2,048 tokens and takes its batches as they are, memory is the
+device's, and ``--peak`` (dense bfloat16 TFLOP/s of the device) gives the share of it that is used.
 """
 
 from __future__ import annotations
@@ -54,6 +58,10 @@ def trainable(job: argparse.Namespace) -> Any:
     from tunesmith.models.adapters import add_lora, freeze_bottom
 
     model = make_model(job.shape)
+    if job.device == "cuda":
+        import torch
+
+        model = model.to("cuda", torch.bfloat16)
     if job.method == "lora":
         return add_lora(model, rank=RANK, alpha=ALPHA, seed=1)
     if job.method == "freeze":
@@ -64,7 +72,7 @@ def trainable(job: argparse.Namespace) -> Any:
 def planned(job: argparse.Namespace, rows: list[Any]) -> Any:
     from tunesmith.train.batches import make_plan
 
-    return make_plan(len(rows), ROWS_A_STEP, job.epochs, None, seed=1)
+    return make_plan(len(rows), job.rows_a_step, job.epochs, None, seed=1)
 
 
 def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[str, Any]:
@@ -87,10 +95,10 @@ def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[
     fuse_layers(model)  # as a run does
     fuse_lora(model)
     hidden = model.get_input_embeddings().weight.shape[1]
-    capacity = packed_capacity(max(len(row.ids) for row in encoded), hidden, "cpu")
+    capacity = packed_capacity(max(len(row.ids) for row in encoded), hidden, job.device)
     settings = Settings(1e-4, "constant", capacity=capacity, weight_decay=0.0)
     state = State(model, make_optimizer(model, settings))
-    accelerator, trunk = Accelerator(cpu=True), None
+    accelerator, trunk = Accelerator(cpu=job.device == "cpu"), None
     with tempfile.TemporaryDirectory() as folder:
         if job.method == "freeze" and job.epochs > 1:  # as a run decides by itself
             found = look(model, encoded, plan, settings, accelerator)
@@ -101,7 +109,27 @@ def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[
         "losses": [one.loss for one in done],
         "tokens": sum(one.tokens for one in done[1:]),
         "seconds": sum(one.seconds for one in done[1:]),
+        **size_of(model),
     }
+
+
+def size_of(model: Any) -> dict[str, int]:
+    """Return the weights that a token is multiplied by, and how many of them are trained."""
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    table = 0 if tied else model.get_input_embeddings().weight.numel()
+    counted = sum(p.numel() for p in model.parameters()) - table
+    return {
+        "weights": counted,
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+
+
+def used(job: argparse.Namespace, run: dict[str, Any], rate: float) -> float:
+    """Return the share of the device's peak: 2 operations a weight forward and 2 for its input.
+
+    Two more for each trained weight; recomputation, attention scores and padding are not counted.
+    """
+    return rate * (4 * run["weights"] + 2 * run["trained"]) / (job.peak * 1e12)
 
 
 def run_trl(
@@ -143,17 +171,17 @@ def run_trl(
         config = SFTConfig(
             output_dir=folder,
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=1 if packing else ROWS_A_STEP // batch,
+            gradient_accumulation_steps=1 if packing else job.rows_a_step // batch,
             max_steps=max(2, steps // 2) if packing else steps,
-            max_length=LONGEST,
+            max_length=LONGEST if job.device == "cpu" else 2 * LONGEST,
             packing=packing,
             completion_only_loss=True,
             learning_rate=1e-4,
             lr_scheduler_type="constant",
             weight_decay=0.0,
-            bf16=False,
+            bf16=job.device == "cuda",
             gradient_checkpointing=False,
-            use_cpu=True,
+            use_cpu=job.device == "cpu",
             logging_steps=1,
             logging_strategy="steps",
             save_strategy="no",
@@ -197,8 +225,10 @@ def run_litgpt(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dic
 
 def run_arm(name: str, job: argparse.Namespace) -> dict[str, Any]:
     """Run one arm in a process of its own and return what it measured."""
-    settings = ("method", "shape", "steps", "epochs", "litgpt")
-    given = [f"--{key}={getattr(job, key)}" for key in settings if getattr(job, key)]
+    settings = ("method", "shape", "steps", "epochs", "litgpt", "device", "rows_a_step")
+    given = [
+        f"--{key.replace('_', '-')}={getattr(job, key)}" for key in settings if getattr(job, key)
+    ]
     command = [sys.executable, __file__, "--arm", name, *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -208,12 +238,16 @@ def run_arm(name: str, job: argparse.Namespace) -> dict[str, Any]:
 
 def measure_one(job: argparse.Namespace) -> dict[str, Any]:
     """Carry out the arm that this process was started for."""
-    rows = make_rows(ROWS_A_STEP * job.steps)
+    rows = make_rows(job.rows_a_step * job.steps)
     if job.arm in LITGPT:
         return run_litgpt(rows, job)
     ours = job.arm == OURS
     result = run_ours(rows, job) if ours else run_trl(rows, job, PEERS[job.arm])
     result["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if job.device == "cuda":
+        import torch
+
+        result["gigabytes"] = torch.cuda.max_memory_allocated() / 2**30
     return result
 
 
@@ -227,6 +261,9 @@ def arguments() -> argparse.Namespace:
     arms = [*PEERS, *LITGPT]
     parser.add_argument("--sweep", nargs="*", default=arms, choices=arms, help="the peers' arms")
     parser.add_argument("--litgpt", help="Python of an environment that has LitGPT")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rows-a-step", type=int, default=ROWS_A_STEP)
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device, for its share in use")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
@@ -256,8 +293,8 @@ def main() -> None:
     def memory(name: str) -> float:
         return statistics.median(r["gigabytes"] for r in runs[name])
 
-    # LitGPT has no learned positions, so it cannot train GPT-2's shape.
-    runs_litgpt = job.litgpt and job.shape != "gpt2"
+    # LitGPT has no learned positions for GPT-2's shape; its arm runs on a CPU.
+    runs_litgpt = job.litgpt and job.shape == "smollm2" and job.device == "cpu"
     others = [name for name in job.sweep if name in LITGPT and runs_litgpt]
     of_trl = [name for name in job.sweep if name in PEERS]
     for name in [OURS, *of_trl, *others]:
@@ -276,6 +313,8 @@ def main() -> None:
             f"{rate(OURS) / rate(name):.2f}x; {memory(OURS):.2f} against {memory(name):.2f} GiB; "
             f"largest difference of a step's loss {apart:.1e}"
         )
+    if job.peak:
+        print(f"{used(job, runs[OURS][0], rate(OURS)):.1%} of the device's peak")
     print(f"load after: {os.getloadavg()[0]:.2f}")
     if job.output:
         job.output.write_text(json.dumps(runs, indent=2))

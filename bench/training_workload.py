@@ -14,7 +14,11 @@ RANK, ALPHA = 16, 32
 FROZEN = 0.75
 """Share of the bottom blocks that the arm ``freeze`` leaves as they are."""
 METHODS = ("full", "lora", "freeze")
-SHAPES = ("smollm2", "gpt2")
+QWEN3 = {
+    "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072},
+    "qwen3-1.7b": {"hidden_size": 2048, "intermediate_size": 6144},
+}
+SHAPES = ("smollm2", "gpt2", *QWEN3)
 
 
 def make_rows(number: int) -> list[dict[str, list[int]]]:
@@ -42,6 +46,20 @@ def make_model(shape: str) -> Any:
         # Without dropout, so that losses can be compared.
         off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         return GPT2LMHeadModel(GPT2Config(**off))
+    if shape in QWEN3:
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+        wide = Qwen3Config(
+            **QWEN3[shape],
+            vocab_size=151_936,
+            num_hidden_layers=28,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=128,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+        )
+        return Qwen3ForCausalLM(wide)
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
