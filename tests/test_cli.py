@@ -20,11 +20,15 @@ from tunesmith.errors import CheckpointError, DataError, Interrupted
 HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "numpy"}
 
 
-def loaded_modules(*arguments: str) -> set[str]:
-    """Return the top-level modules that a command line leaves in a fresh process."""
+def loaded_modules(*arguments: str, first: str = "") -> set[str]:
+    """Return the top-level modules that a command line leaves in a fresh process.
+
+    With ``first``, a line to run before it, the command has to succeed.
+    """
     program = (
+        f"{first}\n"
         "import sys, json, tunesmith.cli as cli\n"
-        f"cli.main({list(arguments)!r})\n"
+        f"assert not cli.main({list(arguments)!r}) or not {first!r}\n"
         "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})), file=sys.stderr)\n"
     )
     done = subprocess.run(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from test_methods import check_resume, in_a_folder, train  # noqa: F401
+from test_methods import check_resume, in_a_folder, train, trained  # noqa: F401
 from tunesmith.cli import main
 from tunesmith.workflows.progress import Progress, best_steps
 
@@ -72,10 +72,11 @@ def test_a_run_that_gets_better_does_not_stop() -> None:
 @pytest.mark.parametrize("last", [True, False])
 def test_a_run_ends_with_its_best_model_if_asked(last: bool) -> None:
     settings = {**RISING, "max_steps": 8}
-    run = train(**settings, load_best_model_at_end=not last, save_total_limit=2)
-    found = evaluations(run)
+    done = trained(**settings, load_best_model_at_end=not last, save_total_limit=2)
+    run, found = done.run, evaluations(done.run)
     best = min(found, key=lambda one: one[1])
     assert best[0] < 7, "the held-out loss was to rise"
+    assert done.held_out_loss == (found[-1] if last else best)[1]
     assert equal(weights(run / "final_model"), weights(run / "best_model")) is not last
     kept = sorted(p.name for p in (run / "checkpoints").iterdir())
     assert (f"checkpoint-step-{best[0]}" in kept) is not last
@@ -113,18 +114,6 @@ def test_steps_are_ranked_by_their_loss() -> None:
     records += [{"kind": "eval", "step": 9, "loss": float("nan")}, {"kind": "train", "step": 5}]
     assert best_steps(records, 3) == [1, 3, 2]
     assert best_steps(records, 0) == []
-
-
-def test_what_is_returned_is_the_loss_of_the_final_model() -> None:
-    import tunesmith
-
-    settings = {**RISING, "max_steps": 8, "dataset": "rows.jsonl", "model": "base"}
-    quiet = {"log_level": "error", "report_to": "none", "run_name": "r"}
-    last = tunesmith.train(**{**settings, **quiet})
-    best = tunesmith.train(**{**settings, **quiet}, load_best_model_at_end=True)
-    found = evaluations(best.run)
-    assert best.held_out_loss == min(loss for _, loss in found)
-    assert last.held_out_loss == found[-1][1]
 
 
 PISSA = {"lora": True, "lora_rank": 4, "lora_init": "pissa"}

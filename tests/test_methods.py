@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from tunesmith.models.adapters import add_lora, frozen_blocks, least_ratio
 from tunesmith.train.groups import parameter_groups
 from tunesmith.workflows import train as workflow
 from tunesmith.workflows.method import make_trainable
+from tunesmith.workflows.train import TrainResult
 
 IDS = torch.arange(4, 44)[None]
 
@@ -38,10 +40,14 @@ def save_base(folder: str, arch: str = "llama") -> None:
     tiny_tokenizer().save_pretrained(folder)
 
 
-def train(**settings: Any) -> Path:
+def trained(**settings: Any) -> TrainResult:
     common = {"dataset": "rows.jsonl", "model": "base", "max_steps": 3, "log_level": "error"}
     common |= {"report_to": "none", "learning_rate": 0.01, "run_name": "r"}
-    return tunesmith.train(**{**common, **settings}).run
+    return tunesmith.train(**{**common, **settings})
+
+
+def train(**settings: Any) -> Path:
+    return trained(**settings).run
 
 
 @torch.no_grad()
@@ -201,20 +207,22 @@ def test_a_run_that_goes_on_in_an_adapter_resumes(init: str) -> None:
 
 
 def check_resume(settings: dict[str, Any]) -> None:
-    """Train straight through and with a torn last checkpoint; compare all that was trained."""
+    """Tear the last checkpoint of a finished run and resume it; compare all that was trained."""
     from safetensors.torch import load_file
 
     def weights(run: Path) -> dict[str, torch.Tensor]:
         [file] = (run / "final_model").glob("*.safetensors")
         return load_file(file)
 
-    straight = weights(train(run_name="straight", **settings))
-    stopped = train(run_name="stopped", **settings)
+    straight = train(run_name="straight", **settings)
+    stopped = shutil.copytree(straight, straight.with_name("stopped"))
+    shutil.rmtree(stopped / "final_model")
     last = max(stopped.glob("checkpoints/checkpoint-step-*"), key=lambda p: int(p.name[16:]))
     (last / "model.safetensors").write_bytes(b"torn")
     resumed = weights(train(run_name="stopped", resume="auto", **settings))
-    assert straight.keys() == resumed.keys()
-    assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
+    expected = weights(straight)
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(value, resumed[name]) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("variant", NIGHTLY, ids=str)

@@ -23,8 +23,10 @@ SHORT = {
     "train": ["--max-steps", "2"],
     "run": [
         "eval.limit=4",
-        "rft.sample={prompt: cot, limit: 30, samples: 8, temperature: 0.7}",
-        "rft.eval={split: dev, prompt: direct, limit: 4}",
+        "eval.max_new_tokens=40",
+        "rft.sample={prompt: cot, limit: 16, samples: 4, temperature: 0.7}",
+        "rft.train.max_steps=2",
+        "rft.eval={split: dev, prompt: direct, limit: 4, max_new_tokens: 40}",
         "sample.samples=4",
         "train.max_steps=2",
         "sft.max_rows=8",

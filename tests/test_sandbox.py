@@ -241,6 +241,59 @@ def test_a_killed_launcher_is_replaced():
     assert held[1] == held[-1]
 
 
+def tries(monkeypatch):
+    """Return a list of what each try at a program came to."""
+    once, made = sandbox._once, []
+    monkeypatch.setattr(sandbox, "_once", lambda *given: made.append(once(*given)) or made[-1])
+    return made
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "stands still"])
+def test_a_program_that_was_not_begun_is_begun_by_another_launcher(ends, monkeypatch):
+    outcome("def f(x): return 2")
+    monkeypatch.setattr(sandbox, "_SLACK", 20.0 if ends else 0.4 - SHORT.wall_seconds)
+    launcher, made = sandbox._launcher(), tries(monkeypatch)
+
+    def go_on():
+        sandbox._SLACK = 20.0  # of the second try
+        if ends:
+            launcher._process.kill()
+
+    launcher._process.send_signal(signal.SIGSTOP)
+    timer = threading.Timer(0.2, go_on)
+    timer.start()
+    assert outcome("def f(x): return 2").kind is Kind.PASS
+    timer.join()
+    assert made[0] == (b"", b"")
+    assert len(made) == 2
+    assert sandbox._launcher() is not launcher
+
+
+def test_a_program_that_was_begun_is_not_begun_again(monkeypatch):
+    outcome("def f(x): return 2")
+    monkeypatch.setattr(sandbox, "_SLACK", 0.2)
+    launcher, made, stopped = sandbox._launcher()._process.pid, tries(monkeypatch), []
+
+    def stop():
+        [watcher] = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+        os.kill(int(watcher), signal.SIGSTOP)
+        stopped.append(int(watcher))
+
+    timer = threading.Timer(0.5, stop)
+    timer.start()
+    found = outcome("import time\ndef f(x): time.sleep(9)")
+    timer.join()
+    os.kill(stopped[0], signal.SIGKILL)
+    assert (found.kind, found.detail) == (Kind.NOT_STARTED, "the sandbox gave no answer: ")
+    assert made == [(b" ", b"")]
+
+
+def test_what_befalls_the_process_that_watches_is_told(monkeypatch):
+    monkeypatch.setattr(sandbox, "asdict", lambda limits: {})
+    found = outcome("def f(x): return 2")
+    assert (found.kind, found.detail) == (Kind.NOT_STARTED, "KeyError: 'wall_seconds'")
+
+
 def test_nothing_outlives_the_process_that_watches():
     """Whoever kills the watcher, a grader of the system's memory too, leaves nothing behind."""
 
@@ -261,7 +314,9 @@ def test_nothing_outlives_the_process_that_watches():
     launcher = str(sandbox._launcher()._process.pid)
     own = _line(launcher).rsplit("\0", 2)[0]  # but for the number of its socket
     others = sleepers()
-    thread = threading.Thread(target=outcome, args=("import time\ndef f(x): time.sleep(9)",))
+    said = []
+    sleeping = "import time\ndef f(x): time.sleep(9)"
+    thread = threading.Thread(target=lambda: said.append(outcome(sleeping)))
     # The watcher is a child of this thread's own launcher, which a new thread has not.
     thread.start()
     deadline = time.monotonic() + 1.2
@@ -271,6 +326,8 @@ def test_nothing_outlives_the_process_that_watches():
     assert len(new) >= 4  # launcher, watcher, tester, the program's world
     os.kill(int(new[1]), signal.SIGKILL)
     thread.join()
+    # It had begun, so it is not begun again.
+    assert [one.detail for one in said] == ["the process that watches was killed by signal 9"]
     deadline = time.monotonic() + 2
     while len(sleepers() - others) > 1 and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,8 +172,9 @@ def test_a_resume_replays_what_was_decided(
     made = spy(monkeypatch)
     if before == "off":
         full_disk(monkeypatch, 50_000)
-    straight = weights(train(run_name="straight"))
-    stopped = train(run_name="stopped")
+    run = train(run_name="straight")
+    straight, stopped = weights(run), shutil.copytree(run, run.with_name("stopped"))
+    shutil.rmtree(stopped / "final_model")
     for step in (6, 8, 9):  # as if killed after step 4, in the second epoch
         for file in stopped.glob(f"checkpoints/checkpoint-step-{step}/model.safetensors"):
             file.write_bytes(b"torn")

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def test_accuracy_memory_and_samples_are_in_the_files() -> None:
 def test_the_ledger_of_a_stopped_and_resumed_run_is_that_of_a_straight_one() -> None:
     common = {"max_steps": 6, "save_steps": 3, "eval_steps": 2, "logging_steps": 1}
     straight = train(**common, run_name="straight")
-    stopped = train(**common, run_name="stopped")
+    stopped = shutil.copytree(straight, straight.with_name("stopped"))
+    shutil.rmtree(stopped / "final_model")
     (stopped / "checkpoints" / "checkpoint-step-6" / "model.safetensors").write_bytes(b"torn")
     (stopped / "row_losses.safetensors").unlink()
     (stopped / "samples.jsonl").unlink()

@@ -223,7 +223,9 @@ class RunDir:
         """Write the resolved settings as YAML."""
         import yaml
 
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        # The one in C, where it is there, writes the same in a fifth of the time.
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        text = yaml.dump(dict(config), Dumper=dumper, sort_keys=False, allow_unicode=True)
         write_text(self.config, CONFIG_HEADER + text)
 
     def read_config(self) -> dict[str, Any]:
@@ -231,7 +233,8 @@ class RunDir:
         import yaml
 
         try:
-            config = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+            config = yaml.load(self.config.read_text(encoding="utf-8"), loader)
         except (OSError, ValueError, yaml.YAMLError):
             config = None
         return self._mapping(config, self.config)

@@ -26,6 +26,8 @@ _OVER_CPU = 128 + signal.SIGXCPU
 
 DESCRIPTORS = ("program", "tests", "answer", "alive", "output")
 """What comes with an order, in this order."""
+BEGUN = b" "
+"""What an answer begins with before anything else is done: JSON goes on after it."""
 
 
 def wait_for_orders(descriptor: int) -> None:
@@ -35,23 +37,28 @@ def wait_for_orders(descriptor: int) -> None:
             body, passed, _, _ = socket.recv_fds(orders, 1 << 16, len(DESCRIPTORS))
             if not body:
                 return
-            launcher = os.fork()
-            if not launcher:
+            watcher = os.fork()
+            if not watcher:
                 try:
                     orders.close()
                     os.setsid()
+                    os.write(passed[2], BEGUN)
                     os.dup2(passed[4], 1)
                     os.dup2(passed[4], 2)
                     os.close(passed[4])
                     main(json.loads(body) | dict(zip(DESCRIPTORS, passed, strict=True)))
                 except Exception as fault:
-                    # Nothing else may speak here: the grader shows this where it gets no answer.
-                    os.write(2, f"{type(fault).__name__}: {fault}".encode())
+                    _fail(passed[2], f"{type(fault).__name__}: {fault}")
                 finally:
                     os._exit(0)
-            for one in passed:
-                os.close(one)
-            os.waitpid(launcher, 0)
+            for at, one in enumerate(passed):
+                if at != 2:
+                    os.close(one)
+            status = os.waitpid(watcher, 0)[1]
+            if os.WIFSIGNALED(status):
+                by = os.WTERMSIG(status)
+                _fail(passed[2], f"the process that watches was killed by signal {by}")
+            os.close(passed[2])
 
 
 def main(orders: dict[str, Any]) -> None:
@@ -61,7 +68,7 @@ def main(orders: dict[str, Any]) -> None:
     try:
         held = _confine(orders)
     except OSError as fault:
-        _write(answer, {"kind": "not started", "detail": str(fault), "isolation": []})
+        _fail(answer, str(fault))
         return
     asked, asks = os.pipe()
     replied, replies = os.pipe()
@@ -290,6 +297,12 @@ def _death(code: int) -> dict[str, Any]:
     if code > 128:
         return {"kind": "error", "detail": f"the program was killed by signal {code - 128}"}
     return {"kind": "error", "detail": f"the program ended itself with exit code {code}"}
+
+
+def _fail(answer: int, reason: str) -> None:
+    """Say that there is no verdict, and why; the grader may have gone."""
+    with contextlib.suppress(OSError):
+        _write(answer, {"kind": "not started", "detail": reason, "isolation": []})
 
 
 def _write(descriptor: int, made: dict[str, Any]) -> None:

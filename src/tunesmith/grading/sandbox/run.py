@@ -116,6 +116,17 @@ def run(program: str, tests: Checks, limits: Limits | None = None, *, mode: Mode
         "setup": tests.setup,
         "tests": list(tests.checks),
     }
+    made, tail = _once(program, wire, limits, mode)
+    if made == b"":
+        # A launcher that has ended, or stands still, before its first word has begun no program.
+        made, tail = _once(program, wire, limits, mode)
+    return _outcome(made, tail, limits)
+
+
+def _once(
+    program: str, wire: dict[str, Any], limits: Limits, mode: Mode
+) -> tuple[bytes | None, bytes]:
+    """Have a program run; return what ``_listen`` does."""
     with contextlib.ExitStack() as stack:
         held = [_text(stack, text) for text in (program, json.dumps(wire))]
         answer, says = _pipe(stack)
@@ -138,9 +149,9 @@ def run(program: str, tests: Checks, limits: Limits | None = None, *, mode: Mode
             made, tail = _listen(answer, output, limits)
         finally:
             os.close(grader)
-        if not _silent(answer):
+        if made == b"" or not _silent(answer):
             _drop_launcher()
-        return _outcome(made, tail, limits)
+        return made, tail
 
 
 class _Launcher:
@@ -205,7 +216,10 @@ def _silent(answer: int) -> bool:
 
 
 def _listen(answer: int, output: int, limits: Limits) -> tuple[bytes | None, bytes]:
-    """Return the launcher's answer, None after too much output, and the end of what was written."""
+    """Return the launcher's answer, None after too much output, and the end of what was written.
+
+    An answer that is not there in time is what there is of it: nothing of one that was not begun.
+    """
     deadline = time.monotonic() + limits.wall_seconds + _SLACK
     tail, written = b"", 0
     with selectors.DefaultSelector() as selector:
@@ -226,7 +240,7 @@ def _listen(answer: int, output: int, limits: Limits) -> tuple[bytes | None, byt
                         return None, tail
                     if not part:
                         selector.unregister(output)
-    return b"", tail
+    return made, tail
 
 
 def _outcome(made: bytes | None, output: bytes, limits: Limits) -> Outcome:
