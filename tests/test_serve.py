@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+import served
 import tunesmith
-from served import Running, serving, write_models
+from served import Running, serving
 from tunesmith.cli import main
 from tunesmith.storage import JsonlLog
 
@@ -26,11 +27,7 @@ ASKED = "how many cats are there"
 TURNS = [{"role": "user", "content": ASKED}]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serve")
-    write_models(folder)
-    return folder
+home = served.home
 
 
 @pytest.fixture(scope="module")
