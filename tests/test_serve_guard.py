@@ -94,6 +94,7 @@ BAD: list[tuple[dict[str, Any], str, str | None]] = [
     ({**CHAT, "top_p": 0}, "invalid_value", "top_p"),
     ({**CHAT, "n": 7}, "invalid_value", "n"),
     ({**CHAT, "n": True}, "invalid_value", "n"),
+    ({**CHAT, "n": 1.5}, "invalid_value", "n"),
     ({**CHAT, "max_tokens": 401}, "invalid_value", "max_tokens"),
     ({**CHAT, "max_completion_tokens": 5}, "invalid_value", "max_tokens"),
     ({**CHAT, "top_logprobs": 2}, "invalid_value", "top_logprobs"),
@@ -106,6 +107,7 @@ BAD: list[tuple[dict[str, Any], str, str | None]] = [
     ({**TEXT, "prompt": []}, "invalid_value", "prompt"),
     ({**TEXT, "prompt": [304]}, "invalid_value", "prompt"),
     ({**TEXT, "prompt": [-1]}, "invalid_value", "prompt"),
+    ({**TEXT, "prompt": [1.5]}, "invalid_value", "prompt"),
     ({**TEXT, "prompt": [[1], "x", True]}, "invalid_value", "prompt"),
     ({**TEXT, "prompt": ["x"] * 7}, "invalid_value", "prompt"),
     ({**TEXT, "prompt": ["x"] * 4, "n": 2}, "invalid_value", "n"),
@@ -145,7 +147,14 @@ def test_what_asks_for_nothing_is_accepted(server: Running) -> None:
     ]
     with server.http() as client:
         reply = client.post("/v1/chat/completions", json={**CHAT, **neutral, "messages": turns})
-    assert reply.status_code == 200, reply.text
+        assert reply.status_code == 200, reply.text
+        # A conversation may begin with an answer, and JSON knows one kind of number.
+        asked = {**CHAT, "messages": turns[1:], "max_tokens": 4.0, "seed": -3.0, "n": 1.0}
+        reply = client.post("/v1/chat/completions", json=asked)
+        assert reply.status_code == 200, reply.text
+        for prompt in ([5.0, 6], [[5.0], "x"]):
+            reply = client.post("/v1/completions", json={**TEXT, "prompt": prompt})
+            assert reply.status_code == 200, reply.text
 
 
 REFUSED: list[tuple[list[str], int, str]] = [

@@ -142,12 +142,12 @@ def test_mutated_requests_never_crash_it(url: str) -> None:
     assert set(statuses) <= {200, 400, 404}
 
 
-def test_the_document_says_what_the_server_does(url: str) -> None:
+def test_the_document_says_what_the_server_does(url: str, tmp_path: Path) -> None:
     program = shutil.which("schemathesis")
     if program is None:
         pytest.skip("schemathesis is not installed")
     words = [program, "run", f"{url}/openapi.json", "-H", f"Authorization: Bearer {KEY}"]
     words += ["--mode", "all", "--max-examples", "60", "--checks", "all", "--no-color"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     print(done.stdout[-1500:])
     assert done.returncode == 0, done.stdout[-6000:]
