@@ -136,6 +136,26 @@ def test_what_is_not_honoured_is_refused_by_name(server: Running) -> None:
         assert client.get("/v1/nothing").json()["error"]["code"] == "not_found"
 
 
+def test_a_client_is_told_fixed_texts_and_the_server_the_reason(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a secret detail")
+
+    kind = {"content-type": "application/json"}
+    with server.http() as client:
+        assert client.get("/v1/x").json()["error"]["message"].startswith("There is no such address")
+        replies = [client.post("/v1/completions", content=b'{"a\xff', headers=kind)]
+        monkeypatch.setattr(type(server.service), "body", broken)
+        replies.append(client.post("/v1/completions", json=TEXT))
+    assert [reply.status_code for reply in replies] == [400, 500]
+    for reply, said in zip(replies, ("decode", "a secret detail"), strict=True):
+        assert said not in reply.text
+        number = reply.headers["x-request-id"]
+        assert number in reply.json()["error"]["message"]
+        assert any(number in one and said in one for one in server.reports)
+
+
 def test_what_asks_for_nothing_is_accepted(server: Running) -> None:
     neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "tools": [],
                "tool_choice": "none", "response_format": {"type": "text"}, "store": False,
