@@ -19,6 +19,8 @@ SOURCE = ROOT / "docs"
 TARGET = ROOT / "build" / "docs"
 TITLE = "tunesmith"
 LINK = re.compile(r'(?:href|src)="([^"]*)"')
+INLINE = re.compile(r"(?<!<pre>)<code>(.*?)</code>", re.DOTALL)
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 ANCHOR = re.compile(r'\bid="([^"]+)"')
 
 PAGE = """\
@@ -53,6 +55,7 @@ main { flex: 1 1 32rem; min-width: 0; }
 h1, h2, h3 { line-height: 1.25; } h2 { margin-top: 2.2rem; }
 pre, table { overflow-x: auto; } pre { background: var(--shade); padding: 0.8rem; }
 code { font-family: ui-monospace, monospace; font-size: 0.92em; }
+code span { white-space: nowrap; }
 table { display: block; border-collapse: collapse; }
 th, td { border: 1px solid var(--line); padding: 0.3rem 0.6rem; text-align: left;
   vertical-align: top; }
@@ -104,6 +107,8 @@ def _body(text: str) -> str:
     """Return a guide as HTML; links to other guides lead to their pages."""
     extensions = ["tables", "fenced_code", "sane_lists", TocExtension(slugify=slug)]
     html = markdown.markdown(_loosened(text), extensions=extensions, output_format="html")
+    # A browser would end a line behind the two dashes of a flag.
+    html = INLINE.sub(lambda code: FLAG.sub(r"<span>\g<0></span>", code.group()), html)
     return re.sub(r'href="([\w.-]+)\.md(#[^"]*)?"', r'href="\1.html\2"', html)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 import torch
 
 from tiny_models import tiny_model, tiny_tokenizer
@@ -23,9 +26,14 @@ from tunesmith.config.schema_serve import ServeOptions
 from tunesmith.serve.app import application
 from tunesmith.serve.listen import Listener, bind
 from tunesmith.serve.service import Service
-from tunesmith.workflows.serve import Opened, access_of
+from tunesmith.workflows.listening import access_of
+from tunesmith.workflows.serve import Opened
 
 KEY = "a-key-that-is-long-enough"
+TURNS = [{"role": "user", "content": "how many"}]
+CHAT: dict[str, Any] = {"model": "base", "messages": TURNS, "max_tokens": 4}
+TEXT: dict[str, Any] = {"model": "base", "prompt": "the cat", "max_tokens": 4}
+LONG = {**CHAT, "max_tokens": 400, "logprobs": True, "top_logprobs": 20, "seed": 1}
 
 
 def write_models(folder: Path) -> None:
@@ -138,3 +146,44 @@ def serving(grace: float = 0.5, **settings: Any) -> Iterator[Running]:
             stop.set()
             thread.join(20)
             assert not thread.is_alive(), "the server did not end"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random model and two adapters."""
+    folder = tmp_path_factory.mktemp("serve")
+    write_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def narrow(home: Path) -> Iterator[Running]:
+    """Return a server with small limits."""
+    with serving(
+        model=str(home / "base"),
+        name="base",
+        max_new_tokens=400,
+        max_choices=6,
+        batch_size=2,
+        queue=6,
+        max_body_kb=16,
+        connections=40,
+        allowed_hosts=["My-Host"],
+    ) as running:
+        yield running
+
+
+def raw(server: Running, data: bytes) -> socket.socket:
+    """Return a connection on which these bytes were sent."""
+    one = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    one.sendall(data)
+    return one
+
+
+def request_bytes(body: dict[str, Any]) -> bytes:
+    """Return a request as it goes over the wire."""
+    content = json.dumps(body).encode()
+    return (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    ).encode() + content

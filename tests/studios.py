@@ -19,9 +19,12 @@ from tunesmith.config.schema import FineTuningConfig
 from tunesmith.config.schema_serve import StudioOptions
 from tunesmith.rundir import RunDir
 from tunesmith.serve.listen import Listener, bind
+from tunesmith.serve.service import Service
 from tunesmith.serve.workers import Workers
+from tunesmith.studio.jobs import Jobs
 from tunesmith.studio.login import Logins
-from tunesmith.workflows.studio import Models, service_over, studio_application
+from tunesmith.workflows.listening import service_of
+from tunesmith.workflows.studio import Models, studio_application
 
 KEY = "a-key-that-is-long-enough"
 URL = "http://127.0.0.1:8000"
@@ -37,12 +40,13 @@ class Pages:
     logins: Logins
     workers: Workers
     models: Models
+    service: Service
 
     @property
-    def studio(self) -> Any:
-        """Return the object whose methods the routes are."""
+    def jobs(self) -> Jobs:
+        """Return what the pages have started."""
         return next(
-            route.endpoint.__self__
+            route.endpoint.__self__.jobs
             for route in self.app.router.routes
             if getattr(route.endpoint, "__name__", "") == "front"
         )
@@ -74,21 +78,21 @@ def pages_over(parent: Path, *, key: str | None = KEY) -> Pages:
     options = StudioOptions(output_dir=str(parent))
     workers = Workers()
     models, logins = Models(workers, options), Logins(key, 8000)
-    app = studio_application(options, service_over(workers, options), models, logins, key)
+    service = service_of(workers, options)
+    app = studio_application(options, service, models, logins, key)
     client = TestClient(app, base_url=URL)
     if key is not None:
         client.headers["Authorization"] = f"Bearer {key}"
-    return Pages(parent, app, client, logins, workers, models)
+    return Pages(parent, app, client, logins, workers, models, service)
 
 
 @contextmanager
 def listening(pages: Pages) -> Iterator[str]:
     """Let a studio answer on a free port; its pages then have that address."""
-    service = pages.studio._service
     stop = threading.Event()
     with bind("127.0.0.1", 0) as taken:
         listener = Listener(
-            pages.app, pages.workers, service.metrics, connections=64, grace_s=0.5,
+            pages.app, pages.workers, pages.service.metrics, connections=64, grace_s=0.5,
             should_stop=stop.is_set,
         )  # fmt: skip
         thread = threading.Thread(target=listener.run, args=([taken],), daemon=True)
@@ -99,7 +103,7 @@ def listening(pages: Pages) -> Iterator[str]:
             stop.set()
             thread.join(20)
             pages.workers.stop()
-            for job in pages.studio.jobs.all():
+            for job in pages.jobs.all():
                 if job.child is not None:
                     job.child.wait(60)
 

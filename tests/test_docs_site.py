@@ -78,3 +78,11 @@ def test_a_page_that_is_gone_is_gone_from_the_site(site: ModuleType, tmp_path: P
     (tmp_path / "b.md").unlink()
     site.build(tmp_path, tmp_path / "site")
     assert {path.name for path in (tmp_path / "site").glob("*.html")} == {"a.html"}
+
+
+def test_no_line_ends_within_a_flag(site: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# A\n\n`--no-x y` or `a--b`\n\n```\n--in-a-block\n```\n")
+    [page] = site.build(tmp_path, tmp_path / "site")
+    html = page.read_text()
+    assert "<code><span>--no-x</span> y</code> or <code>a--b</code>" in html
+    assert "<span>--in-a-block" not in html

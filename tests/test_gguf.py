@@ -153,9 +153,11 @@ def export(model: Path | str, out: Path, *types: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["tunesmith/tiny", "stories260K"])
 def test_an_adapter_says_the_same_through_llama_cpp(
-    which: str, shared: Path, tmp_path: Path
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    base = which if which == "tunesmith/tiny" else str(shared / "models" / which)
+    base = which
+    if which == "stories260K":
+        base = str(request.getfixturevalue("shared") / "models" / which)
     rows = ({"prompt": f"What is {n} + 1?", "completion": f"It is {n + 1}."} for n in range(24))
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = tunesmith.train(

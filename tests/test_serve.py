@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+import served
 import tunesmith
-from served import Running, serving, write_models
+from served import Running, serving
 from tunesmith.cli import main
 from tunesmith.storage import JsonlLog
 
@@ -26,11 +27,7 @@ ASKED = "how many cats are there"
 TURNS = [{"role": "user", "content": ASKED}]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serve")
-    write_models(folder)
-    return folder
+home = served.home
 
 
 @pytest.fixture(scope="module")
@@ -222,13 +219,16 @@ def test_a_new_request_does_not_wait_for_those_that_run(server: Running) -> None
 
 
 def test_a_client_that_leaves_frees_its_slot(server: Running) -> None:
-    before = server.metric("cancelled_total")
     asked = {"model": "two", "messages": TURNS, "n": 4, "seed": 1, "max_tokens": 390}
+    first = server.metric("steps")
+    server.openai().chat.completions.create(**asked)
+    before, steps = server.metric("cancelled_total"), server.metric("steps")
     stream = server.openai().chat.completions.create(**asked, stream=True)
     next(iter(stream))
     assert server.metric("running") > 0
     stream.close()
     assert server.until("running", 0) == 0
+    assert server.metric("steps") - steps < (steps - first) / 2  # of those of the whole answer
     with server.http() as client, pytest.raises(Exception, match="timed out"):
         client.post("/v1/chat/completions", json=asked, timeout=0.15)
     assert server.until("cancelled_total", before + 2) == before + 2

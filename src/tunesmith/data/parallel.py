@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import IO
 
 from tunesmith.data.render import Renderer
-from tunesmith.data.worker import flatten, receive, send
+from tunesmith.data.worker import flatten, receive, send, start
 from tunesmith.errors import ContractError, TunesmithError
 from tunesmith.types import Example
 
@@ -76,21 +73,7 @@ def encode_in_processes(
 
 class _Worker:
     def __init__(self) -> None:
-        package = str(Path(__file__).parent.parent.parent)
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        # Without torch a process is there in a second; each has one core, so one thread.
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "USE_TORCH": "0",
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tunesmith.data.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
+        self._process = start("tunesmith.data.worker")
 
     @property
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:

@@ -64,7 +64,7 @@ class Template:
         """Return the text of turns; ``ContractError`` when the template refuses them."""
         try:
             plain = all(len(turn) == 2 for turn in turns) and not tools
-            if self._compiled is None or not plain or not turns:
+            if self._compiled is None or not plain:
                 return self._slowly(turns, prompt, tools)
             return str(
                 self._compiled.render(

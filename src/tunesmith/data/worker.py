@@ -10,8 +10,10 @@ import os
 import pickle
 import signal
 import struct
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from tunesmith.types import Example, Origin, Segment
@@ -33,6 +35,25 @@ def flatten(examples: Sequence[Example]) -> list[Plain]:
 
 def _examples(plain: list[Plain]) -> list[Example]:
     return [Example(tuple(Segment(*s) for s in turns), Origin(*origin)) for turns, origin in plain]
+
+
+def start(module: str) -> subprocess.Popen[bytes]:
+    """Start a process that runs a module of this package and talks by its standard streams."""
+    package = str(Path(__file__).parent.parent.parent)
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    # Without torch a process is there in a second; each has one core, so one thread.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "USE_TORCH": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
 
 
 def send(stream: IO[bytes], message: object) -> None:

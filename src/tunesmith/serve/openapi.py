@@ -6,9 +6,15 @@ from typing import Any
 
 from tunesmith import __version__
 from tunesmith.serve.plan import Limits
-from tunesmith.serve.shapes import LONGEST_STOP, MOST_LIKELIEST, MOST_STOPS
+from tunesmith.serve.shapes import LONGEST_STOP, MOST_LIKELIEST, MOST_MESSAGES, MOST_STOPS
 
 Schema = dict[str, Any]
+_EVENT: Schema = {
+    "description": "one event of the stream; its data is JSON, that of the last one [DONE]",
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string"}},
+}
 _ERRORS = {
     400: "the request asks for what cannot be done",
     401: "no key, or a wrong one",
@@ -80,7 +86,7 @@ def _post(name: str, summary: str, body: Schema) -> Schema:
                 "description": "done",
                 "content": {
                     "application/json": {"schema": {"type": "object"}},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": _EVENT},
                 },
             },
             **_failures(*_ERRORS),
@@ -164,7 +170,9 @@ def _chat(models: list[str], limits: Limits) -> Schema:
         "required": ["model", "messages"],
         "properties": {
             **_shared(models, limits),
-            "messages": {"type": "array", "items": message, "minItems": 1},
+            "messages": {
+                "type": "array", "items": message, "minItems": 1, "maxItems": MOST_MESSAGES
+            },
             "max_tokens": limit,
             "max_completion_tokens": limit,
             "logprobs": {"type": ["boolean", "null"]},
@@ -176,7 +184,7 @@ def _chat(models: list[str], limits: Limits) -> Schema:
             {"anyOf": [_null("max_tokens"), _null("max_completion_tokens")]},
             {"anyOf": [_null("top_logprobs"), _true("logprobs")]},
         ],
-    }
+    }  # fmt: skip
 
 
 def _text(models: list[str], limits: Limits, vocabulary: int) -> Schema:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunesmith.data.prompt_process import CostlyPrompt, PromptProcess
 from tunesmith.data.render import Renderer
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import ContractError
 from tunesmith.generate.requests import Sampling, attempt_seed
 from tunesmith.serve.faults import Fault, invalid
 from tunesmith.serve.shapes import (
@@ -64,7 +65,9 @@ class Plan:
         return isinstance(self.asked, ChatRequest)
 
 
-def plan_chat(body: bytes, voices: Mapping[str, Voice], limits: Limits) -> Plan:
+def plan_chat(
+    body: bytes, voices: Mapping[str, Voice], limits: Limits, prompts: PromptProcess
+) -> Plan:
     """Read a body of /v1/chat/completions; ``Fault`` for what cannot be answered."""
     asked = chat_request(parse(body))
     voice = _voice(asked.model, voices)
@@ -75,16 +78,8 @@ def plan_chat(body: bytes, voices: Mapping[str, Voice], limits: Limits) -> Plan:
         )
         for number, message in enumerate(asked.messages)
     )
-    try:
-        ids = voice.renderer.prompt_ids(turns)
-    except TunesmithError as failure:
-        raise Fault(
-            400,
-            "The model's chat template does not take these messages.",
-            param="messages",
-            code="invalid_value",
-            detail=str(failure),
-        ) from None
+    what = ("The model's chat template", "these messages", "messages")
+    ids = _ids(prompts, voice.renderer, turns, *what)
     sampling = _sampling(asked, limits, limits.max_new_tokens, logprobs=bool(asked.logprobs))
     rows, seed = _rows(asked, [(ids, turns[-1].text)], sampling, limits, "messages", voice)
     shown = tuple({"role": turn.role, "content": turn.text} for turn in turns)
@@ -92,13 +87,15 @@ def plan_chat(body: bytes, voices: Mapping[str, Voice], limits: Limits) -> Plan:
     return Plan(asked, voice, (ids,), rows, seed, messages=shown, top=top, n=asked.n or 1)
 
 
-def plan_text(body: bytes, voices: Mapping[str, Voice], limits: Limits) -> Plan:
+def plan_text(
+    body: bytes, voices: Mapping[str, Voice], limits: Limits, prompts: PromptProcess
+) -> Plan:
     """Read a body of /v1/completions; ``Fault`` for what cannot be answered."""
     asked = text_request(parse(body))
     voice = _voice(asked.model, voices)
     vocabulary = voice.engine.vocabulary
     given = asked.prompts(vocabulary, limits.choices)
-    made = [_text_ids(voice.renderer, prompt) for prompt in given]
+    made = [_text_ids(prompts, voice.renderer, prompt) for prompt in given]
     logprobs = asked.logprobs is not None
     sampling = _sampling(asked, limits, TEXT_TOKENS, logprobs=logprobs)
     rows, seed = _rows(asked, made, sampling, limits, "prompt", voice)
@@ -115,20 +112,32 @@ def plan_text(body: bytes, voices: Mapping[str, Voice], limits: Limits) -> Plan:
     )
 
 
-def _text_ids(renderer: Renderer, prompt: str | tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+def _text_ids(
+    prompts: PromptProcess, renderer: Renderer, prompt: str | tuple[int, ...]
+) -> tuple[tuple[int, ...], str]:
     """Return a prompt's tokens and its text."""
     if isinstance(prompt, tuple):
         return prompt, renderer.decode_raw(prompt)
+    what = ("The tokenizer", "this prompt", "prompt")
+    return _ids(prompts, renderer, (Segment(None, prompt),), *what), prompt
+
+
+def _ids(
+    prompts: PromptProcess,
+    renderer: Renderer,
+    turns: Sequence[Segment],
+    who: str,
+    what: str,
+    param: str,
+) -> tuple[int, ...]:
+    """Return tokens; ``Fault`` where that is refused, or takes too long."""
     try:
-        return renderer.prompt_ids((Segment(None, prompt),)), prompt
-    except TunesmithError as failure:
-        raise Fault(
-            400,
-            "The tokenizer does not take this prompt.",
-            param="prompt",
-            code="invalid_value",
-            detail=str(failure),
-        ) from None
+        return prompts.prompt_ids(renderer, turns)
+    except ContractError as failure:
+        late = isinstance(failure, CostlyPrompt)
+        said = f"{who} takes too long over {what}." if late else f"{who} does not take {what}."
+        code = "prompt_too_slow" if late else "invalid_value"
+        raise Fault(400, said, param=param, code=code, detail=str(failure)) from None
 
 
 def _voice(name: str, voices: Mapping[str, Voice]) -> Voice:

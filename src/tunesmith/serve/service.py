@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tunesmith.data.prompt_process import PromptProcess
 from tunesmith.generate.live import Grown
 from tunesmith.serve.answers import Reply
 from tunesmith.serve.faults import BROKEN, BUSY, MEMORY, SLOW, STOPPING, Fault, encoded
@@ -23,7 +24,7 @@ from tunesmith.serve.request_log import RequestLog
 from tunesmith.serve.worker import Event, Failed, Job, Scored, Voice, Worker
 from tunesmith.serve.workers import Workers
 
-Planner = Callable[[bytes, Mapping[str, Voice], Limits], Plan]
+Planner = Callable[[bytes, Mapping[str, Voice], Limits, PromptProcess], Plan]
 T = TypeVar("T")
 RETRY_S = 1
 LAST_WORD_S = 1.0
@@ -46,8 +47,17 @@ class Service:
     ) -> None:
         self.worker, self.limits, self.metrics, self.log = worker, limits, metrics, log
         self.created = int(time.time())
+        self.prompts = PromptProcess()
         # One thread: a renderer and its tokenizer belong to one request at a time.
         self._reader = ThreadPoolExecutor(1, "requests")
+
+    def close(self) -> None:
+        """End every job, and what the service has started."""
+        self.worker.stop()
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        self.prompts.close()
+        if self.log is not None:
+            self.log.close()
 
     async def generate(self, request: Request, planner: Planner) -> Response:
         """Answer a request, whole or as a stream."""
@@ -55,7 +65,7 @@ class Service:
         body = await self.body(request)
         loop = asyncio.get_running_loop()
         plan = await loop.run_in_executor(
-            self._reader, planner, body, self.worker.voices, self.limits
+            self._reader, planner, body, self.worker.voices, self.limits, self.prompts
         )
         job = self._submit(plan, request.state.request_id)
         running = Running(self, plan, job, request.state.request_id, began)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tunesmith.data.json_in import parse_line
 from tunesmith.serve.faults import Fault, invalid, unsupported
@@ -16,6 +16,7 @@ DEEPEST = 24
 LONGEST_STOP = 256
 MOST_STOPS = 4
 MOST_LIKELIEST = 20
+MOST_MESSAGES = 4096
 
 _COMMON: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
@@ -68,18 +69,23 @@ class StreamOptions(_Shape):
     include_obfuscation: Literal[False] | None = None
 
 
-Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+def integral(value: Any) -> Any:
+    """Return a number without a fraction as an int: JSON writes 3 and 3.0 for the same number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Int = Annotated[int, BeforeValidator(integral)]
 
 
 class _Request(_Shape):
     model: str = Field(min_length=1, max_length=1000)
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    max_tokens: Annotated[Int, Field(ge=0, lt=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    top_k: Annotated[Int, Field(ge=0, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, lt=1)] | None = None
-    n: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    seed: Whole | None = None
+    n: Annotated[Int, Field(ge=1, lt=2**31)] | None = None
+    seed: Annotated[Int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Any = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -132,10 +138,10 @@ class Message(_Shape):
 class ChatRequest(_Request):
     """A body of /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=4096)
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
+    max_completion_tokens: Annotated[Int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELIEST)] | None = None
+    top_logprobs: Annotated[Int, Field(ge=0, le=MOST_LIKELIEST)] | None = None
 
 
 class TextRequest(_Request):
@@ -143,11 +149,13 @@ class TextRequest(_Request):
 
     prompt: Any
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELIEST)] | None = None
+    logprobs: Annotated[Int, Field(ge=0, le=MOST_LIKELIEST)] | None = None
 
     def prompts(self, vocabulary: int, most: int) -> list[str | tuple[int, ...]]:
         """Return the prompts, each a text or its token ids."""
         given = self.prompt
+        if isinstance(given, list):
+            given = [_integers(part) for part in given]
         one = isinstance(given, str) or (
             isinstance(given, list) and bool(given) and all(type(part) is int for part in given)
         )
@@ -167,6 +175,10 @@ class TextRequest(_Request):
             else:
                 raise invalid("prompt", "The prompt is a text, a list of texts, or token ids.")
         return found
+
+
+def _integers(part: Any) -> Any:
+    return list(map(integral, part)) if isinstance(part, list) else integral(part)
 
 
 R = TypeVar("R", bound=_Request)

@@ -114,8 +114,8 @@ def _environment() -> jinja2.Environment:
 _PAGES = frozenset(
     f"{name}.html"
     for name in (
-        "layout", "parts", "runs", "run", "report_frame", "rows", "start", "job", "job_state",
-        "compare", "chat", "problem", "sign_in",
+        "document", "layout", "parts", "runs", "run", "report_frame", "rows", "start", "job",
+        "job_state", "compare", "chat", "problem", "sign_in",
     )
 )  # fmt: skip
 

@@ -3,77 +3,36 @@
 from __future__ import annotations
 
 import copy
-import os
-import secrets
-import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.config.load import Resolved
-from tunesmith.config.schema_serve import ListenOptions, ServeOptions
+from tunesmith.config.schema_serve import ServeOptions
 from tunesmith.errors import Interrupted, UsageError
 from tunesmith.workflows import console
-from tunesmith.workflows.idle import refuse_idle
+from tunesmith.workflows.listening import Door, access_of, opened_door, service_of
 from tunesmith.workflows.opening import open_model
-from tunesmith.workflows.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
     from tunesmith.models.load import LoadedModel
-    from tunesmith.serve.guard import Access
     from tunesmith.serve.service import Service
     from tunesmith.serve.worker import Voice
 
-KEY = "TUNESMITH_API_KEY"
-SHORTEST_KEY = 16
 LARGEST_CONTEXT = 8192
 """Where nothing is said: longer ones would leave room for few answers at once."""
-SPARE_FILES = 64
-"""Open files that are not connections."""
 
 
 def command(resolved: Resolved[ServeOptions]) -> int:
     """Handle ``tunesmith serve``; ends by ``Interrupted`` once a signal has asked for it."""
     options = resolved.options
-    console.set_level(options.log_level)
-    require_server()
-    from tunesmith.serve.listen import bind, is_loopback
-
-    refuse_idle(options, (("api_key_file", "a key (--no-key)", lambda o: o.key),))
-    loopback = is_loopback(options.host)
-    key = key_of(options, loopback=loopback)
-    with ExitStack() as stack:
-        taken = stack.enter_context(bind(options.host, options.port))
-        port = taken.getsockname()[1]
-        service = stack.enter_context(Opened(options))
+    with opened_door(options) as door, Opened(options) as service:
         from tunesmith.serve.app import application
-        from tunesmith.serve.listen import Listener
 
-        app = application(service, access_of(options, key), console.warn)
-        stop = stack.enter_context(stop_on_signals())
-        listener = Listener(
-            app,
-            service.worker,
-            service.metrics,
-            connections=connections_of(options.connections),
-            grace_s=options.grace,
-            should_stop=stop,
-            ready=lambda: _tell(options, service, port, key, loopback=loopback),
-        )
-        listener.run([taken])
+        app = application(service, access_of(options, door.key), console.warn)
+        door.listen(app, service, lambda: _tell(service, door))
     raise Interrupted("Stopped by a signal; the server has ended.")
-
-
-def access_of(options: ListenOptions, key: str | None) -> Access:
-    """Return who may ask the server, and by which names."""
-    from tunesmith.serve.guard import Access, host_name
-    from tunesmith.serve.listen import is_everywhere
-
-    names = {"localhost", "127.0.0.1", "::1", options.host, *options.allowed_hosts}
-    return Access(key, frozenset(map(host_name, names)), any_address=is_everywhere(options.host))
 
 
 class Opened:
@@ -83,100 +42,27 @@ class Opened:
         self._options = options
 
     def __enter__(self) -> Service:
-        from tunesmith.serve.metrics import Metrics
-        from tunesmith.serve.plan import Limits
         from tunesmith.serve.request_log import RequestLog
-        from tunesmith.serve.service import Service
         from tunesmith.serve.worker import Worker
 
         options = self._options
         loaded, voices = voices_of(options)
         worker = Worker(loaded.model, voices, console.warn)
-        metrics = Metrics(
-            {
-                "running": ("Answers that are being decoded.", lambda: worker.running),
-                "waiting": ("Answers that wait for their turn.", lambda: worker.waiting),
-                "steps": ("Decoding steps so far.", lambda: worker.steps),
-            }
-        )
+        service = service_of(worker, options, choices=options.max_choices, queue=options.queue)
 
         def failed(text: str) -> None:
-            metrics.add("request_log_failures_total")
+            service.metrics.add("request_log_failures_total")
             console.warn(f"request log: {text}")
 
-        log = RequestLog(options.request_log, failed) if options.request_log else None
-        limits = Limits(
-            body_bytes=options.max_body_kb << 10,
-            max_new_tokens=options.max_new_tokens,
-            choices=options.max_choices,
-            queue=options.queue,
-            request_s=options.request_timeout,
-            body_s=min(options.request_timeout, Limits().body_s),
-        )
-        self._service = Service(worker, limits, metrics, log)
+        if options.request_log:
+            service.log = RequestLog(options.request_log, failed)
+        self._service = service
         worker.start()
-        return self._service
+        service.prompts.begin()
+        return service
 
     def __exit__(self, *_: object) -> None:
-        self._service.worker.stop()
-        if self._service.log is not None:
-            self._service.log.close()
-
-
-def require_server() -> None:
-    """Raise ``UsageError`` where what a server is made of is not installed."""
-    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"The server needs {' and '.join(missing)}, not installed here.",
-            expected="the extra of that name",
-            hint="pip install 'tunesmith[serve]'",
-        )
-
-
-def key_of(options: ListenOptions, *, loopback: bool) -> str | None:
-    """Return the key that clients need; one that is made is shown by ``_tell``."""
-    if not options.key:
-        if not loopback:
-            raise UsageError(
-                f"--no-key would let everybody in who reaches {options.host}.",
-                expected="a key, or an address that only this machine reaches",
-                hint="--host 127.0.0.1, or --api-key-file FILE",
-            )
-        return None
-    given, where = os.environ.get(KEY, ""), f"The key in {KEY}"
-    if options.api_key_file is not None:
-        where = f"The key in {options.api_key_file!r}"
-        try:
-            given = Path(options.api_key_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as failure:
-            said = getattr(failure, "strerror", None) or "it is no text"
-            raise UsageError(
-                f"The key file {options.api_key_file!r} cannot be read: {said}.",
-                expected="a file that holds the key and nothing else",
-            ) from None
-    key = given.strip()
-    if key or options.api_key_file is not None:
-        if len(key) < SHORTEST_KEY or not (key.isascii() and key.isprintable()) or " " in key:
-            raise UsageError(
-                f"{where} is no good one: it has {len(key)} characters.",
-                expected=f"at least {SHORTEST_KEY} letters, digits or signs without a space",
-                hint="python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > FILE",
-            )
-        return key
-    if not loopback:
-        raise UsageError(
-            f"{options.host} can be reached from other machines, and there is no key.",
-            expected=f"a key in a file or in {KEY}",
-            hint="--api-key-file FILE, or --host 127.0.0.1",
-        )
-    if not sys.stderr.isatty():
-        raise UsageError(
-            "There is no key, and no terminal to show one on that is made now.",
-            expected=f"a key in a file or in {KEY}",
-            hint="--api-key-file FILE; or --no-key, for whoever is on this machine",
-        )
-    return secrets.token_urlsafe(32)
+        self._service.close()
 
 
 def voices_of(options: ServeOptions) -> tuple[LoadedModel, dict[str, Voice]]:
@@ -290,36 +176,12 @@ def _base_name(loaded: LoadedModel, taken: set[str]) -> str:
     return name if name not in taken else f"{name}-base"
 
 
-def connections_of(wanted: int) -> int:
-    """Return how many connections there may be; the system's limit is raised where it can be."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        if most < needed:
-            allowed = max(1, most - SPARE_FILES)
-            console.warn(f"the system allows {most} open files: at most {allowed} connections")
-            return allowed
-    return wanted
-
-
-def _tell(
-    options: ServeOptions, service: Service, port: int, key: str | None, *, loopback: bool
-) -> None:
+def _tell(service: Service, door: Door) -> None:
     """Say where the server is and what it serves, and show a key that was made."""
     voices: Mapping[str, Voice] = service.worker.voices
     engine = next(iter(voices.values())).engine
     for name, voice in voices.items():
         console.say(f"Serving {name}{' (adapter)' if voice.adapter else ''}")
     console.say(f"  {engine.slots} answers at once for each, of {engine.room:,} tokens with prompt")
-    if not loopback:
-        console.warn("nothing is encrypted here: put a proxy with TLS in front for other machines")
-    if key is None:
-        console.warn("no key is asked for: whoever is on this machine may ask")
-    elif options.api_key_file is None and not os.environ.get(KEY, "").strip():
-        print(f"Key, made now and kept nowhere:\n  {key}", file=sys.stderr)
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    console.say(f"Listening on http://{host}:{port}/v1 (Ctrl-C ends it)")
+    door.announce("ask")
+    console.say(f"Listening on {door.url}/v1 (Ctrl-C ends it)")

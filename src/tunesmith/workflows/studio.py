@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,16 +16,8 @@ from tunesmith.errors import Interrupted, UsageError
 from tunesmith.rundir import RunDir
 from tunesmith.workflows import console
 from tunesmith.workflows.compare import comparison_page
-from tunesmith.workflows.idle import refuse_idle
-from tunesmith.workflows.serve import (
-    KEY,
-    access_of,
-    connections_of,
-    key_of,
-    require_server,
-    voices_of,
-)
-from tunesmith.workflows.signals import stop_on_signals
+from tunesmith.workflows.listening import Door, access_of, opened_door, service_of
+from tunesmith.workflows.serve import voices_of
 from tunesmith.workflows.studio_rows import RowReader
 
 if TYPE_CHECKING:
@@ -39,38 +30,20 @@ if TYPE_CHECKING:
 def command(resolved: Resolved[StudioOptions]) -> int:
     """Handle ``tunesmith studio``; ends by ``Interrupted`` once a signal has asked for it."""
     options = resolved.options
-    console.set_level(options.log_level)
-    require_server()
-    from tunesmith.serve.listen import Listener, bind, is_loopback
-    from tunesmith.serve.workers import Workers
-    from tunesmith.studio.login import Logins
-
-    refuse_idle(options, (("api_key_file", "a key (--no-key)", lambda o: o.key),))
-    loopback = is_loopback(options.host)
-    key = key_of(options, loopback=loopback)
     _check_parent(options.output_dir)
-    with ExitStack() as stack:
-        taken = stack.enter_context(bind(options.host, options.port))
-        port = taken.getsockname()[1]
+    with opened_door(options) as door, ExitStack() as stack:
+        from tunesmith.serve.workers import Workers
+        from tunesmith.studio.login import Logins
+
         workers = Workers()
-        stack.callback(workers.stop)
-        service = service_over(workers, options)
+        service = service_of(workers, options)
+        stack.callback(service.close)
         models = Models(workers, options)
         for name in options.model:
             models.load(name)
-        logins = Logins(key, port)
-        app = studio_application(options, service, models, logins, key)
-        stop = stack.enter_context(stop_on_signals())
-        listener = Listener(
-            app,
-            workers,
-            service.metrics,
-            connections=connections_of(options.connections),
-            grace_s=options.grace,
-            should_stop=stop,
-            ready=lambda: _tell(options, logins, port, key, loopback=loopback),
-        )
-        listener.run([taken])
+        logins = Logins(door.key, door.port)
+        app = studio_application(options, service, models, logins, door.key)
+        door.listen(app, service, lambda: _tell(options, logins, door))
     raise Interrupted("Stopped by a signal; the pages have ended, runs that they started go on.")
 
 
@@ -90,28 +63,6 @@ def studio_application(
     pages = Studio(Path(options.output_dir), service, logins, hooks)
     access = replace(access_of(options, key), otherwise=logins.lets_in)
     return application(service, access, console.warn, pages.routes(), pages.shown)
-
-
-def service_over(workers: Workers, options: StudioOptions) -> Service:
-    """Return what answers for whatever models are loaded."""
-    from tunesmith.serve.metrics import Metrics
-    from tunesmith.serve.plan import Limits
-    from tunesmith.serve.service import Service
-
-    metrics = Metrics(
-        {
-            "running": ("Answers that are being decoded.", lambda: workers.running),
-            "waiting": ("Answers that wait for their turn.", lambda: workers.waiting),
-            "steps": ("Decoding steps so far.", lambda: workers.steps),
-        }
-    )
-    limits = Limits(
-        body_bytes=options.max_body_kb << 10,
-        max_new_tokens=options.max_new_tokens,
-        request_s=options.request_timeout,
-        body_s=min(options.request_timeout, Limits().body_s),
-    )
-    return Service(workers, limits, metrics)
 
 
 class Models:
@@ -199,20 +150,13 @@ def _check_parent(parent: str) -> None:
         )
 
 
-def _tell(
-    options: StudioOptions, logins: Logins, port: int, key: str | None, *, loopback: bool
-) -> None:
+def _tell(options: StudioOptions, logins: Logins, door: Door) -> None:
     """Say where the pages are, with a link that lets one browser in."""
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    if not loopback:
-        console.warn("nothing is encrypted here: put a proxy with TLS in front for other machines")
-    if key is None:
-        console.warn("no key is asked for: whoever is on this machine may start programs by it")
-        console.say(f"Open http://{host}:{port}/ (Ctrl-C ends it)")
+    door.announce("start programs by it")
+    if door.key is None:
+        console.say(f"Open {door.url}/ (Ctrl-C ends it)")
         return
-    if options.api_key_file is None and not os.environ.get(KEY, "").strip():
-        print(f"Key, made now and kept nowhere:\n  {key}", file=sys.stderr)
-    print(f"Open, once:\n  http://{host}:{port}/login?token={logins.token}", file=sys.stderr)
+    print(f"Open, once:\n  {door.url}/login?token={logins.token}", file=sys.stderr)
     console.say(
         f"Runs below {options.output_dir}. Ctrl-C ends the pages; what they started goes on"
     )

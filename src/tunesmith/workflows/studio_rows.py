@@ -15,7 +15,7 @@ from tunesmith.workflows.opening import open_renderer
 
 if TYPE_CHECKING:
     from tunesmith.data.render import Renderer
-    from tunesmith.studio.app import SeenRow, SeenRows
+    from tunesmith.studio.run_pages import SeenRow, SeenRows
     from tunesmith.studio.runs import RunFacts
     from tunesmith.types import Example
     from tunesmith.workflows.rows import Data
@@ -30,7 +30,7 @@ class RowReader:
 
     def seen(self, run: RunFacts, settings: Mapping[str, Any], first: int, count: int) -> SeenRows:
         """Return so many training examples from one on."""
-        from tunesmith.studio.app import SeenRows
+        from tunesmith.studio.run_pages import SeenRows
 
         try:
             config = FineTuningConfig(**settings)
@@ -69,7 +69,7 @@ def _seen(
 ) -> Iterator[SeenRow]:
     from tunesmith.data.show import spans, summary
     from tunesmith.errors import ContractError
-    from tunesmith.studio.app import SeenRow
+    from tunesmith.studio.run_pages import SeenRow
 
     try:
         rendered = renderer.encode(example, limit, answers_only=answers_only)
