@@ -188,8 +188,6 @@ def _over_seeds(options: CompareOptions) -> SeedEffect:
     from tunesmith.evaluate.scores.stored import scored_by
     from tunesmith.evaluate.seeds import seed_effect
 
-    if options.report is not None:
-        raise UsageError("--report does nothing with --seeds.", hint="--output FILE writes JSON")
     for side in (options.results, options.seeds):
         places = [str(Path(path).resolve()) for path in side]
         if len(set(places)) < len(places):
@@ -207,7 +205,26 @@ def _over_seeds(options: CompareOptions) -> SeedEffect:
     found = seed_effect(sides[0], sides[1], options.cluster_by)
     if options.output is not None:
         write_json(options.output, found.to_json())
+    if options.report is not None:
+        console.say(f"Report: {_write_seeds_page(options, found)}")
     return found
+
+
+def _write_seeds_page(options: CompareOptions, effect: SeedEffect) -> Path:
+    from tunesmith.report.comparison import collect_seeds
+    from tunesmith.report.page import write
+
+    assert options.report is not None
+    metric = next(iter(options.metric), None)
+    page = collect_seeds(
+        options.results,
+        options.seeds,
+        effect,
+        metric,
+        bool(metric) and lower_is_better(str(metric)),
+        options.cluster_by,
+    )
+    return write(options.report, page)
 
 
 def clean_scores(results: Sequence[str]) -> list[str]:
