@@ -204,6 +204,9 @@ def test_compare_takes_runs_by_seed(tmp_path, capsys):
     assert main(["compare", folders[0], "--seeds", folders[1], folders[1]]) == 2
     assert main([*command, "--metric", "a", "b"]) == 2
     assert main(["compare", folders[0]]) == 2
+    capsys.readouterr()
+    assert main(["compare", folders[0], folders[0] + "/"]) == 2
+    assert "is named twice" in capsys.readouterr().err
 
 
 def test_seeds_count_groups_and_not_the_problems_in_them():

@@ -154,6 +154,14 @@ def compare_all(
             expected="at least two, or --seeds",
             hint="tunesmith compare runs/base runs/tuned",
         )
+    places = [Path(path).resolve() for path in results]
+    twice = [path for at, path in enumerate(results) if places[at] in places[:at]]
+    if twice:
+        raise UsageError(
+            f"The set {twice[0]!r} is named twice; it cannot differ from itself.",
+            expected="another set of attempts at the same questions",
+            hint="tunesmith compare runs/base runs/tuned",
+        )
     sets = load_all(results)
     if len({one.header.details.get("grader") for one in sets}) > 1 and not metrics:
         console.warn(
