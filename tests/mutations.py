@@ -1,10 +1,17 @@
-"""Small faults in a program's tree: each mutant differs from the original in one place."""
+"""Small faults in a program's tree: each mutant differs from the original in one place.
+
+A mutant that compiles to the original's own instructions, such as ``while 2`` for ``while 1``, is
+the same program and is left out.
+"""
 
 from __future__ import annotations
 
 import ast
 import copy
+import dis
 from collections.abc import Iterator
+from types import CodeType
+from typing import Any
 
 _OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult,
@@ -21,11 +28,26 @@ _COMPARISONS: dict[type, type] = {
 def mutants(source: str) -> Iterator[tuple[str, str]]:
     """Yield (what was done, program): every single fault that can be made."""
     tree = ast.parse(source)
+    own = instructions(ast.unparse(tree))
     for place, node in enumerate(ast.walk(tree)):
         for what in _faults(node):
             made = copy.deepcopy(tree)
             _break([*ast.walk(made)][place])
-            yield f"{what}, line {getattr(node, 'lineno', 0)}", ast.unparse(made)
+            program = ast.unparse(made)
+            if instructions(program) != own:
+                yield f"{what}, line {getattr(node, 'lineno', 0)}", program
+
+
+def instructions(source: str | CodeType) -> list[Any]:
+    """Return what a program compiles to, without places in the text."""
+    code = compile(source, "", "exec") if isinstance(source, str) else source
+    head = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    found: list[Any] = [head, code.co_varnames, code.co_freevars, code.co_exceptiontable]
+    for one in dis.get_instructions(code):
+        value = one.argval
+        shown = instructions(value) if isinstance(value, CodeType) else (type(value), repr(value))
+        found.append((one.opname, shown))
+    return found
 
 
 def _faults(node: ast.AST) -> Iterator[str]:

@@ -11,10 +11,11 @@ import pytest
 
 import tunesmith
 from scripted import respondent
+from tunesmith.cli import main
 from tunesmith.errors import UsageError
 from tunesmith.evaluate.records import load
 from tunesmith.tasks.sub_questions import INSTRUCTION, REQUEST
-from tunesmith.types import Segment
+from tunesmith.types import Problem, Segment, Verdict
 from tunesmith.workflows import evaluate as workflow
 
 LIST = "1. How many are there at first?\n2. How many are left?"
@@ -110,3 +111,25 @@ def test_what_says_nothing_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         usefulness(monkeypatch, True, **given)
+
+
+def test_why_a_grader_failed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tunesmith.tasks.qa import QaTask
+
+    def judge(self: QaTask, problem: Problem, text: str) -> Verdict:
+        if problem.meta["line"] < 3:
+            raise RuntimeError("no dictionary")
+        return Verdict(0.0, text, "different")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(QaTask, "judge", judge)
+    rows = ({"question": f"{n}?", "answer": "n"} for n in range(4))
+    Path("q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["eval", "--task", "qa", "--model", "tunesmith/tiny", "--dataset", "q.jsonl"]
+    assert main([*command, "--max-new-tokens", "2"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning: 2 of 4 attempts could not be graded: grader failed: RuntimeError: no d" in said
+    assert "they are in no score" in said
+    assert main([*command, "--max-new-tokens", "2", "--limit", "2", "--name", "x"]) == 0

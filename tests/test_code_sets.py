@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from mutations import mutants
+from mutations import instructions, mutants
+from told_apart import calls_in, told_apart
 from tunesmith.errors import UsageError
 from tunesmith.tasks.programs import HumanEvalTask, MbppTask, ProgramTask
 from tunesmith.types import Problem, Verdict
@@ -77,12 +79,86 @@ def faults_fail(name: str, count: int) -> None:
     assert len(survivors) <= MOST_SURVIVORS * len(asked)
 
 
+def every_fault(name: str) -> None:
+    """Grade all single faults of all programs; say the rates, and what each survivor is.
+
+    A survivor that no varied input tells apart from the program is, as far as that shows, the same
+    program; one that some input does is a gap in the data set's own tests. Both count as survivors.
+    """
+    task, problems = opened(name)
+    made = [
+        (problem, f"{name}:{problem.meta['line']}", f"{number} {what}", program)
+        for problem in problems
+        for number, (what, program) in enumerate(mutants(problem.reference))
+    ]
+    verdicts = graded(task, [(problem, program) for problem, _, _, program in made])
+    assert None not in [verdict.score for verdict in verdicts]
+    kinds: dict[str, Counter[bool]] = {}
+    programs: dict[str, Counter[bool]] = {}
+    survivors = []
+    for one, verdict in zip(made, verdicts, strict=True):
+        lives = bool(verdict.score)
+        kind = one[2].partition(" ")[2].partition(",")[0]
+        kinds.setdefault(kind, Counter())[lives] += 1
+        programs.setdefault(one[1], Counter())[lives] += 1
+        survivors += [one] if lives else []
+    total = len(made)
+    print(f"{name}: {total - len(survivors):,} of {total:,} faults fail ", end="")
+    print(f"({1 - len(survivors) / total:.2%})")
+    for kind, found in sorted(kinds.items()):
+        print(
+            f"  {kind}: {found[False]:,} of {found.total():,} ({found[False] / found.total():.1%})"
+        )
+    whole = sum(not found[True] for found in programs.values())
+    print(f"  programs of which every fault fails: {whole:,} of {len(programs):,}")
+    apart = Counter()
+    for problem, place, what, program in survivors:
+        assert passes_plainly(task, problem, program), (place, what)
+        tests = task.tests(problem, strict=True)
+        calls = calls_in(tests.checks, tests.needed)
+        both = (f"{tests.preamble}\n{one}" for one in (problem.reference, program))
+        valid, call = told_apart(*both, calls)
+        told = "an input tells them apart" if call else "no input tells them apart"
+        told = told if valid else "not tried"
+        apart[told] += 1
+        found = programs[place]
+        print(f"  {place} {what}; {found[True]} of {found.total()} live; {told} ({valid}): {call}")
+    print(f"  survivors: {dict(apart)}")
+    assert len(survivors) <= MOST_SURVIVORS * total
+
+
 def passes_plainly(task: ProgramTask, problem: Problem, program: str) -> bool:
     """Run a data set's own program, with one fault, the way that the data set means it."""
     tests = task.tests(problem, strict=True)
     source = "\n".join([tests.preamble, program, tests.setup, *tests.checks])
     done = subprocess.run([sys.executable, "-I", "-c", source], capture_output=True, timeout=60)
     return done.returncode == 0
+
+
+def test_a_mutant_that_is_the_same_program_is_no_fault():
+    found = [program for _, program in mutants("def f(x):\n    while 1:\n        return x + 1\n")]
+    assert "while 2" not in "".join(found)
+    assert any("x - 1" in one for one in found)
+    assert any("x + 2" in one for one in found)
+    assert instructions("x = 2 * 3") == instructions("x = 6  # as it is")
+    assert instructions("def f():\n    return 1") != instructions("def f():\n    return True")
+
+
+def test_an_input_like_those_of_the_tests_tells_a_fault_apart():
+    program = "def f(xs):\n    best = 0\n    for x in xs: best = max(best, x)\n    return best"
+    calls = calls_in(["assert f([1, 2, 3]) == 3", "assert f(given) == 2", "g(1)"], ["f"])
+    assert calls == [("f", "[[1, 2, 3]]")]
+    assert calls_in(["def check(candidate):\n    assert candidate(1, 'a') == 2"], ["f"]) == [
+        ("f", "[1, 'a']")
+    ]
+    valid, call = told_apart(program, program.replace("= 0", "= 3"), calls, 200)
+    assert call.startswith("f(")
+    assert 0 < valid < 200
+    same = program.replace("max(best, x)", "max(x, best)")
+    assert told_apart(program, same, calls, 60) == (60, None)
+    endless = program.replace("    return best", "    while best > 3: pass\n    return best")
+    assert told_apart(program, endless, calls, 60)[1]
+    assert told_apart(program, program, [], 60) == (0, None)
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -108,3 +184,9 @@ def test_all_own_programs_pass(name):
 @pytest.mark.parametrize("name", SETS)
 def test_programs_with_a_fault_fail(name):
     faults_fail(name, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETS)
+def test_every_fault_fails_but_few(name):
+    every_fault(name)

@@ -46,6 +46,8 @@ def test_a_pair_by_hand():
     assert pair.p == pair.p_holm == mcnemar_exact(30, 10)
     assert pair.interval == paired_difference(40, 30, 10, 20)
     assert pair.test == "exact McNemar test"
+    assert "30 problems gained, 10 lost, of 100" in pair.sentence()
+    assert "; 1 problem gained, 0 lost" in compare(table(4, 1, 0, 4)).pairs[0].sentence()
     assert 0.1 < pair.detectable < 0.3
     assert pair.significant
     assert "tuned scores 20.0 points above base" in pair.sentence()

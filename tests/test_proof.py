@@ -201,10 +201,12 @@ def test_compare_takes_runs_by_seed(tmp_path, capsys):
     assert json.loads((tmp_path / "s.json").read_text())["seeds"] == 2
     assert main([*command, "--cluster-by", "row"]) == 0
     assert "in 75 rows" in capsys.readouterr().out
-    assert main([*command, "--report", str(tmp_path / "s.html")]) == 2
     assert main(["compare", folders[0], "--seeds", folders[1], folders[1]]) == 2
     assert main([*command, "--metric", "a", "b"]) == 2
     assert main(["compare", folders[0]]) == 2
+    capsys.readouterr()
+    assert main(["compare", folders[0], folders[0] + "/"]) == 2
+    assert "is named twice" in capsys.readouterr().err
 
 
 def test_seeds_count_groups_and_not_the_problems_in_them():

@@ -17,7 +17,7 @@ from tunesmith.data.readers import Row
 from tunesmith.errors import DataError
 from tunesmith.evaluate.scores.base import Reply, measure, values
 from tunesmith.evaluate.scores.rag import RAG
-from tunesmith.tasks.raft import RaftTask, _problem, best_f1, exact
+from tunesmith.tasks.raft import RaftTask, best_f1, exact
 from tunesmith.types import Origin, StopReason
 
 HERE = Origin("rows.jsonl", 1)
@@ -98,6 +98,26 @@ def test_a_label_is_read_only_where_labels_are_right() -> None:
 )
 def test_abstaining(text: str, gives_up: bool) -> None:
     assert abstains(text) is gives_up
+
+
+@pytest.mark.parametrize(
+    ("text", "gives_up"),
+    [
+        ("Das STEHT  nicht\nim Text.", True),
+        ("Based on the documents: Das steht nicht im Text.", True),
+        (
+            "Ce n\u2019est pas mentionne\u0301.",
+            True,
+        ),  # an accent of its own, as some models write it
+        ("文中没有提到。", True),
+        ("I don't know.", True),  # English phrases stay
+        ("Das steht im Text.", False),
+        ("1823" + " und" * 60 + " mehr steht nicht im Text", False),
+    ],
+)
+def test_abstaining_in_further_phrases(text: str, gives_up: bool) -> None:
+    phrases = ["steht nicht im Text", " pas  MENTIONNÉ", "没有提到"]
+    assert abstains(text, phrases) is gives_up
 
 
 def test_quotes_and_citations() -> None:
@@ -366,4 +386,4 @@ def test_zero_and_false_are_answers_and_documents() -> None:
 
 def test_problems_say_of_which_document_they_are() -> None:
     fields = {"question": "How many?", "answer": "2", "document": "d7"}
-    assert _problem(item_of(Row(fields, HERE))).meta["document"] == "d7"
+    assert RaftTask().problem(Row(fields, HERE)).meta["document"] == "d7"

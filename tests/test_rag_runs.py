@@ -129,6 +129,31 @@ def test_every_setting_changes_what_is_asked(
     assert asked.asked != first
 
 
+def test_further_phrases_of_abstaining_count_and_are_stored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    english = "Based on the documents: the answer is not given."
+    who, _ = respondent(lambda messages: reader(messages).replace(english, "Steht nicht im Text."))
+    monkeypatch.setattr(rag, "open_respondent", lambda _: who)
+    known = evaluate(context=["distractors"])
+    assert figures(known, "abstention_recall") == {"distractors-4": 0.0}
+    phrases = ["steht nicht im text"]
+    # Of the same name it would go on with answers that know nothing of the phrases.
+    with pytest.raises(CheckpointError, match="another fingerprint"):
+        evaluate(context=["distractors"], abstain_phrases=phrases)
+    told = evaluate(context=["distractors"], abstain_phrases=phrases, name="y")
+    assert figures(told, "abstention_recall") == {"distractors-4": 1.0}
+    stored = load(Path("runs/y"))
+    assert {tuple(p.meta["abstain_phrases"]) for p in stored.problems.values()} == {tuple(phrases)}
+    assert {a.verdict.reason for a in stored.attempts if a.verdict} == {"says that it is not told"}
+    asked = ["eval", "--task", "raft", "--dataset", "rows.jsonl", "--abstain-phrases"]
+    assert main([*asked, "nicht", "--context", "none"]) == 2
+    assert "--abstain-phrases does nothing for --context none" in capsys.readouterr().err
+    assert main([*asked, " "]) == 2
+    assert main(["eval", "--abstain-phrases", "nicht"]) == 2
+    assert "does nothing for the task 'units'" in capsys.readouterr().err
+
+
 def test_a_stopped_command_goes_on_and_another_one_is_refused(asked: Scripted) -> None:
     evaluate(context=["oracle", "none"])
     whole = len(asked.asked)

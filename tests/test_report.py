@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -83,6 +84,9 @@ def everything(text: str) -> ReportData:
         loss=a_forest(text),
         metrics=[a_table(text)],
         forgetting=a_forest(text),
+        seeds=[replace(a_forest(text), one_scale=True)],
+        spread=[a_table(text)],
+        groups=[a_table(text)],
         charts=[Chart(text, [Series(text, [(1, 2.0), (2, 1.0)])], text)],
         course=[text],
         spikes=[text],

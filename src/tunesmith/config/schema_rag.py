@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from tunesmith.config.options import Options
 
 Context = Literal["retrieved", "mixed", "oracle", "distractors", "rows", "none"]
+Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class RagOptions(Options):
@@ -29,3 +30,6 @@ class RagOptions(Options):
     a number from 1; several make a set of attempts each."""
     chunk_size: int = Field(default=300, ge=10)
     """Words of a passage of --documents, at most; passages are whole sentences."""
+    abstain_phrases: list[Phrase] = Field(default_factory=list)
+    """Further phrases by which an answer says that the documents do not tell, such as «steht nicht
+    im Text»; English ones are known. Case and white space do not matter."""

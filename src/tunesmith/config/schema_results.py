@@ -25,7 +25,8 @@ class CompareOptions(Options):
     output: str | None = None
     """Write the comparison as JSON; with several metrics, each by its name."""
     report: str | None = None
-    """Write the comparison as a page (HTML) with every pair, examples and lengths."""
+    """Write the comparison as a page (HTML) with every pair, examples and lengths; with --seeds,
+    the effect and how far the seeds lie apart."""
 
 
 class RegradeOptions(Options):

@@ -95,7 +95,8 @@ class Pair:
             return f"{self.first} and {self.second} share no graded problem."
         change = f"{abs(self.difference) * 100:.1f} points"
         span = f"95% interval {self.interval.low * 100:+.1f} to {self.interval.high * 100:+.1f}"
-        flips = f"{self.gained} problems gained, {self.lost} lost, of {self.n}"
+        gained = f"{self.gained} problem{'' if self.gained == 1 else 's'} gained"
+        flips = f"{gained}, {self.lost} lost, of {self.n}"
         flips += f" in {self.groups} {self._group(self.groups)}" if self.groups is not None else ""
         flips += ", asked until clear" if self.sequential else ""
         if self.p is None:

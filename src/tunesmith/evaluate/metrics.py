@@ -15,6 +15,8 @@ from tunesmith.types import Attempt
 
 MAX_UNGRADED = 0.01
 """Above this share of ungraded attempts no p-value is given: what is missing may not be random."""
+SHOWN = 200
+"""Letters of a grader's failure that are shown."""
 SEED = 20260101
 """Seed of the resampling behind intervals; it has nothing to do with the run's seed."""
 
@@ -102,6 +104,18 @@ def summarise(attempts: Sequence[Attempt]) -> Summary:
         mean_tokens=_mean_tokens(attempts),
         stops=dict(sorted(Counter(attempt.stop.value for attempt in attempts).items())),
     )
+
+
+def ungraded_sentence(attempts: Sequence[Attempt]) -> str:
+    """Say of how many attempts the grader failed, and why; nothing where it failed of none."""
+    reasons = Counter(
+        one.verdict.reason for one in attempts if one.verdict and one.verdict.score is None
+    )
+    if not reasons:
+        return ""
+    (why, number), *others = reasons.most_common()
+    said = f"{reasons.total()} of {len(attempts)} attempts could not be graded: {why[:SHOWN]}"
+    return said + (f" ({number} of them; {len(others)} more reasons)" if others else "")
 
 
 def _mean_tokens(attempts: Sequence[Attempt]) -> float | None:

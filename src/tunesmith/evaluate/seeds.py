@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tunesmith.errors import UsageError
@@ -38,6 +38,9 @@ class SeedEffect:
     """Groups of problems that were counted in place of problems, where they come in any."""
     grouped_by: str | None = None
     method: str = "two-way t over seeds and problems (min F', Clark 1973)"
+    first_by_seed: Sequence[float] = ()
+    """The first side's score under each seed, a single baseline's as often."""
+    second_by_seed: Sequence[float] = ()
 
     @property
     def significant(self) -> bool:
@@ -74,6 +77,19 @@ class SeedEffect:
         """Return it as JSON knows it."""
         return asdict(self) | {"sentence": self.sentence()}
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SeedEffect:
+        """Read what ``to_json`` returned."""
+        ends = values["interval"]
+        known = {one.name: values[one.name] for one in fields(cls) if one.name in values}
+        found = cls(**{**known, "interval": Interval(**ends) if ends else None})
+        shares = [found.difference, *found.by_seed, *found.first_by_seed, *found.second_by_seed]
+        if not all(isinstance(one, int | float) and math.isfinite(one) for one in shares):
+            raise ValueError("a difference or score is no number")
+        if {len(found.first_by_seed), len(found.second_by_seed)} - {0, len(found.by_seed)}:
+            raise ValueError("not every seed has a score")
+        return found
+
 
 def seed_effect(
     first: Sequence[ResultSet], second: Sequence[ResultSet], cluster_by: str | None = None
@@ -104,17 +120,18 @@ def seed_effect(
         for one, other in zip(baselines, second, strict=True)
     ]
     shared = matched([*first, *second])
-    found: list[Mapping[str, float]] = []
+    scored: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
     trusted = True
     for one, other in pairs:
         ours, theirs = problem_scores(one.attempts), problem_scores(other.attempts)
         both = [key for key in shared if key in ours and key in theirs]
         trusted = trusted and len(both) >= (1 - MAX_UNGRADED) * len(shared)
-        found.append({key: theirs[key] - ours[key] for key in both})
-    common = [key for key in shared if all(key in one for one in found)]
+        scored.append((ours, theirs))
+    common = [key for key in shared if all(key in one for both in scored for one in both)]
     if not common:
         raise UsageError("No problem is graded in all runs.", expected="sets of the same problems")
-    table = [[one[key] for key in common] for one in found]
+    sides = [[[one[key] for key in common] for one in side] for side in zip(*scored, strict=True)]
+    table = [[b - a for a, b in zip(*rows, strict=True)] for rows in zip(*sides, strict=True)]
     groups = groups_of({key: first[0].problems[key] for key in common}, cluster_by)
     counted = table
     if groups is not None:
@@ -127,14 +144,20 @@ def seed_effect(
         second[0].name,
         len(pairs),
         len(common),
-        [math.fsum(row) / len(row) for row in table],
+        _means(table),
         difference,
         interval,
         df,
         p if trusted else None,
         groups=None if groups is None else len(counted[0]),
         grouped_by=None if groups is None else groups.by,
+        first_by_seed=_means(sides[0]),
+        second_by_seed=_means(sides[1]),
     )
+
+
+def _means(table: Sequence[Sequence[float]]) -> list[float]:
+    return [math.fsum(row) / len(row) for row in table]
 
 
 def two_way(

@@ -1,10 +1,10 @@
 """Gathering a report's data from a folder: one run's, or a recipe's with a folder a stage.
 
 What is looked for, at any depth: ``metrics.jsonl``, ``manifest.json``, sets of attempts,
-``comparison.json`` and the ``stage.json`` records of a recipe. Of a manifest the page shows
-``counts`` (title → label → number), ``contamination`` (sentences), ``losses`` (sentences),
-``versions`` and ``hashes`` (name → text). What a training run inside a recipe has evaluated for
-itself stays on that run's own page.
+``comparison.json``, ``seeds.json`` (of ``compare --seeds --output``) and the ``stage.json`` records
+of a recipe. Of a manifest the page shows ``counts`` (title → label → number), ``contamination``
+(sentences), ``losses`` (sentences), ``versions`` and ``hashes`` (name → text). What a training run
+inside a recipe has evaluated for itself stays on that run's own page.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from tunesmith.errors import TunesmithError, UsageError
 from tunesmith.evaluate.compare import Comparison, compare
 from tunesmith.evaluate.metrics import Summary, summarise
 from tunesmith.evaluate.records import ResultSet, load, stored_sets
+from tunesmith.evaluate.seeds import SeedEffect
 from tunesmith.report import evidence, lineage
 from tunesmith.report.curves import read_metrics, training_charts
+from tunesmith.report.groups import read_seeds, seeds_forest
 from tunesmith.report.page import Command, Counts, Forest, ReportData, StageLine, Table
 from tunesmith.report.sets import parts_of_sets
 from tunesmith.report.watched import (
@@ -89,6 +91,7 @@ def collect(folder: str | Path, *, title: str | None = None) -> ReportData:
         title=title or root.resolve().name,
         subtitle=_subtitle(sets, runs),
         **parts,
+        seeds=[seeds_forest(effect) for effect in _over_seeds(root, notes)],
         stages=stages,
         losses=losses,
         loss=evidence.loss_forest(own.get("loss")),
@@ -203,6 +206,17 @@ def _stored_comparisons(
         if not any(one.summaries.keys() <= other.summaries.keys() for other in kept):
             kept.append(one)
     return kept
+
+
+def _over_seeds(root: Path, notes: list[str]) -> Iterator[SeedEffect]:
+    """Yield the effects over seeds that ``tunesmith compare --seeds --output`` wrote there."""
+    for file in sorted(root.rglob("seeds.json")):
+        content = _json(file, notes)
+        effect = None if content is None else read_seeds(content)
+        if effect is not None:
+            yield effect
+        elif content is not None:
+            notes.append(f"{file} tells of no effect over seeds; it is left out.")
 
 
 def _is_of(summary: Summary, result: ResultSet) -> bool:

@@ -9,7 +9,9 @@ from pathlib import Path
 from tunesmith.evaluate.compare import Comparison, format_p
 from tunesmith.evaluate.records import ResultSet, load_all
 from tunesmith.evaluate.scores.stored import scored_by
+from tunesmith.evaluate.seeds import SeedEffect
 from tunesmith.report.evidence import SIGNS, figure, verdict
+from tunesmith.report.groups import seeds_forest, spread_table
 from tunesmith.report.page import Command, ReportData, Table
 from tunesmith.report.sets import parts_of_sets
 
@@ -51,14 +53,58 @@ def collect_comparison(
         better=better,
         losses=losses,
         contamination=clean,
-        facts=[
-            (f"{one.name}, {name}", str(value))
-            for _, one in placed
-            for name, value in (("model", one.header.model), ("seed", one.header.seed))
-        ],
+        facts=_facts(placed),
         notes=notes,
         commands=[Command("Compare the stored attempts again:", command)],
     )
+
+
+def collect_seeds(
+    first: Sequence[str],
+    second: Sequence[str],
+    effect: SeedEffect,
+    metric: str | None = None,
+    lower: bool = False,
+    cluster_by: str | None = None,
+) -> ReportData:
+    """Return what the page of an effect over seeds shows: it, and the score of every run."""
+    places = [*first, *second]
+    placed = list(zip(map(Path, places), load_all(places), strict=True))
+    shown = [(place, _scored(place, one, metric)) for place, one in placed]
+    parts = parts_of_sets(shown, [], [], cluster_by)
+    better = "lower" if lower else "higher"
+    said = "" if effect.p is None else "no clear difference"
+    if effect.significant:
+        said = "better" if (effect.difference > 0) != lower else "worse"
+    # A single baseline is one run, however often it is paired.
+    runs = [(effect.first, effect.first_by_seed)] if len(first) > 1 else []
+    runs.append((effect.second, effect.second_by_seed))
+    flags = [*(["--metric", metric] if metric else [])]
+    flags += ["--cluster-by", cluster_by] if cluster_by else []
+    command = shlex.join(["tunesmith", "compare", *first, "--seeds", *second, *flags])
+    return ReportData(
+        title=f"{effect.second} against {effect.first} over {effect.seeds} seeds",
+        subtitle=f"Task {shown[0][1].header.task}: {len(shown)} evaluations",
+        **{
+            **parts,
+            "verdict": said,
+            "headline": [effect.sentence()],
+            "called": metric or parts["called"],
+            "spread": [*spread_table(runs), *parts["spread"]],
+        },
+        seeds=[seeds_forest(effect, better)],
+        better=better,
+        facts=_facts(shown),
+        commands=[Command("Compare the stored attempts again:", command)],
+    )
+
+
+def _facts(placed: Sequence[tuple[Path, ResultSet]]) -> list[tuple[str, str]]:
+    return [
+        (f"{one.name}, {name}", str(value))
+        for _, one in placed
+        for name, value in (("model", one.header.model), ("seed", one.header.seed))
+    ]
 
 
 def _scored(place: Path, result: ResultSet, metric: str | None) -> ResultSet:

@@ -129,6 +129,12 @@ class Forest:
     second: str
     rows: Sequence[Measure]
     sentences: Sequence[str] = ()
+    one_scale: bool = False
+    """Whether all rows are measured alike, so that one scale holds for them and each has a dot."""
+
+    def reach(self, row: Measure) -> float:
+        """Return how far a row's scale goes either way."""
+        return max(one.reach for one in self.rows) if self.one_scale else row.reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,12 @@ class ReportData:
     stages: Sequence[StageLine] = ()
     scores: Sequence[ScoreRow] = ()
     pairs: Sequence[Pair] = ()
+    seeds: Sequence[Forest] = ()
+    """Two ways of training over several seeds."""
+    spread: Sequence[Table] = ()
+    """Scores of one model under several seeds."""
+    groups: Sequence[Table] = ()
+    """Scores of groups of problems."""
     called: str = GRADED
     """What the score is, such as right."""
     better: str = "higher"

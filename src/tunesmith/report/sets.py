@@ -11,6 +11,7 @@ from tunesmith.evaluate.metrics import summarise
 from tunesmith.evaluate.records import ResultSet
 from tunesmith.report.evidence import Placed, following_tables, lengths, metric_tables, verdict
 from tunesmith.report.examples import both_wrong, flips
+from tunesmith.report.groups import by_attempt, group_tables, spread_table
 from tunesmith.report.page import GRADED, ScoreRow
 from tunesmith.tasks.registry import score_called, task_names
 
@@ -45,6 +46,8 @@ def parts_of_sets(
         "scores": [ScoreRow(s.name, detail(s), summarise(s.attempts)) for s in sets],
         "called": called(sets),
         "pairs": pairs,
+        "groups": group_tables(sets, comparisons, cluster_by),
+        "spread": spread_table([(one.name, by_attempt(one)) for one in sets]),
         "metrics": [*metric_tables(placed, notes, cluster_by), *following_tables(found)],
         "gained": gained[:MAX_EXAMPLES],
         "gained_total": len(gained),

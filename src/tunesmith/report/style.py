@@ -100,7 +100,7 @@ ol.stages li {
 ol.stages li::before { content: counter(stage); color: var(--soft); text-align: right; }
 .verb { font-weight: 600; color: var(--accent); }
 .scroll { overflow-x: auto; }
-.scroll + p, .sentences + p { margin-top: .8rem; }
+.scroll + p, .sentences + p, .sentences + .scroll { margin-top: .8rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { padding: .6rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: middle; }
 th { font-size: .8rem; font-weight: 600; color: var(--soft); vertical-align: bottom; }
@@ -150,6 +150,7 @@ figure, .counts > *, .sides > * { min-width: 0; }
 .t0 { color: var(--c0); } .t1 { color: var(--c1); }
 table.plain { font-size: .92rem; margin-bottom: 1rem; }
 table.plain td { white-space: nowrap; }
+table.plain thead th { overflow-wrap: break-word; }
 table.plain td.text, table.plain th.text { text-align: left; }
 table.plain td.text { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; }
 table.plain tbody th { font-size: inherit; min-width: 11rem; }
@@ -180,7 +181,7 @@ dl.answers dd, .kept { white-space: pre-wrap; }
 table.rows { margin-bottom: 1rem; }
 table.rows td, table.rows th { padding: .35rem .6rem .35rem 0; overflow-wrap: anywhere; }
 table.rows td:last-child { white-space: nowrap; }
-.after { margin-top: 1rem; }
+.after { margin-top: 1rem; } .after + .scroll { margin-top: 1.8rem; }
 .example summary { margin: .2rem 0; }
 .commands p { margin: .9rem 0 .3rem; }
 footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--rule); color: var(--soft); font-size: .85rem; }
@@ -207,6 +208,7 @@ footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--rule
   table.scores td.bar, table.pairs td.bar { grid-column: 1 / -1; width: auto; padding: .3rem .4rem; }
   table.scores td[data-name], table.pairs td[data-name] { grid-column: 1 / -1; text-align: left; font-size: .875rem; color: var(--soft); }
   td[data-name]::before { content: attr(data-name) ": "; }
+  table.plain tbody th { min-width: 6.5rem; }
   dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .6rem; }
 }

@@ -73,7 +73,7 @@ MACROS = """
   <tr role="row">
     <th scope="row" role="rowheader"><bdi>{{ row.name }}</bdi>{% if row.better != "neither" %}<span class="small soft">{{ row.better }} is better</span>{% endif %}</th>
     <td role="cell" class="figure {{ row.tone }}">{{ row.text }}</td>
-    <td role="cell" class="bar">{% if row.low is not none %}{{ difference_bar(row.difference, row.low, row.high, row.reach, row.name ~ ": " ~ row.text ~ ", 95% interval " ~ row.low|signed ~ " to " ~ row.high|signed) }}{% endif %}</td>
+    <td role="cell" class="bar">{% if row.low is not none %}{{ difference_bar(row.difference, row.low, row.high, f.reach(row), row.name ~ ": " ~ row.text ~ ", 95% interval " ~ row.low|signed ~ " to " ~ row.high|signed) }}{% elif f.one_scale %}{{ difference_bar(row.difference, row.difference, row.difference, f.reach(row), row.name ~ ": " ~ row.text) }}{% endif %}</td>
     <td role="cell" class="nowrap" data-name="95% interval">{% if row.low is none %}–{% else %}{{ row.low|signed }} to {{ row.high|signed }}{% endif %}</td>
     <td role="cell" data-name="{{ f.first }}">{{ row.first }}</td>
     <td role="cell" data-name="{{ f.second }}">{{ row.second }}</td>
@@ -160,6 +160,15 @@ An answer that cannot be read counts as wrong; only a grader's own failure is «
 {{ data.pairs|map(attribute="interval_method")|unique|join("; ") }}; p-values adjusted for all
 pairs of one comparison (Holm). «Detectable» is the smallest true difference, in points, that this many problems show with
 80% power.</p>
+{% endif %}
+{% if data.seeds or data.spread %}
+<h2>Seeds</h2>
+{% for f in data.seeds %}{{ forest(f, "Points that the second scores above the first, over seeds and problems") }}{% endfor %}
+{% for t in data.spread %}{{ table(t) }}{% endfor %}
+{% endif %}
+{% if data.groups %}
+<h2>Groups</h2>
+{% for t in data.groups %}{{ table(t) }}{% endfor %}
 {% endif %}
 {% if data.loss or data.losses %}
 <h2>Held-out loss</h2>

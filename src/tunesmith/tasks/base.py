@@ -47,6 +47,8 @@ class QuestionSettings:
     """A file of worked examples for the ``cot`` prompt."""
     unsafe_exec: bool = False
     """Whether programs may run where they cannot be confined."""
+    abstain_phrases: tuple[str, ...] = ()
+    """Further phrases by which an answer says that it is not told."""
 
     def given(self) -> list[str]:
         """Return the names of the settings that are not left empty."""

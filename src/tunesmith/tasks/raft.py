@@ -38,7 +38,7 @@ class RaftTask(FileTask):
     problems_called = "questions about documents"
     wants = "rows of tunesmith data raft, or question, answer and document"
     prompts = ("plain", "quoted")
-    uses = ("columns",)
+    uses = ("columns", "abstain_phrases")
     score_called = "right (exact match)"
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class RaftTask(FileTask):
 
     def problem(self, row: Row) -> Problem:
         """Return the problem of a row, asked with the documents that the row shows."""
-        return _problem(item_of(row))
+        return self._problem(item_of(row))
 
     def _numbered(self, source: str, split: str) -> Iterator[Problem]:
         seen: Counter[str] = Counter()
@@ -62,7 +62,7 @@ class RaftTask(FileTask):
             digest = hashlib.sha256(item.question.encode()).hexdigest()[:16]
             seen[digest] += 1
             again = f"-{seen[digest]}" if seen[digest] > 1 else ""
-            problem = replace(_problem(item), id=f"{self.name}-{digest}{again}")
+            problem = replace(self._problem(item), id=f"{self.name}-{digest}{again}")
             self.items[problem.id] = item
             yield problem
 
@@ -105,6 +105,22 @@ class RaftTask(FileTask):
         }
         return replace(problem, prompt=(Segment("user", text),), meta=meta)
 
+    def _problem(self, item: Item) -> Problem:
+        prompt = (Segment("user", item.asked or item.question),)
+        phrases = self.settings.abstain_phrases
+        abstain = bool(item.output) and item.strict and abstains(item.output, phrases)
+        meta = {
+            "golds": list(item.golds),
+            "solution": item.output or item.golds[0],
+            "source": item.origin.source,
+            "line": item.origin.line,
+            **({} if item.origin.item is None else {"item": item.origin.item}),
+            **({"abstain": True} if abstain else {}),
+            **({"abstain_phrases": list(phrases)} if phrases else {}),
+            **({"document": item.document} if item.document else {}),
+        }
+        return Problem(item.question, "raft", prompt, item.golds[0], meta)
+
     def messages(self, problem: Problem, style: str) -> tuple[Segment, ...]:
         """Return the question with its documents; the style is in their prompt already."""
         self.check_style(style)
@@ -121,12 +137,13 @@ class RaftTask(FileTask):
             return Verdict(0.0, None, "empty")
         said = short_answer(text, golds)
         if CONTEXT not in problem.meta and problem.meta.get("abstain"):
-            given = abstains(text)
+            given = abstains(text, phrases_of(problem.meta))
             return Verdict(float(given), said, "abstains" if given else "does not abstain")
         if is_exact(text, golds):
             return Verdict(1.0, said, "an exact match")
-        reason = "says that it is not told" if abstains(text) else f"F1 {best_f1(said, golds):.2f}"
-        return Verdict(0.0, said, reason)
+        if abstains(text, phrases_of(problem.meta)):
+            return Verdict(0.0, said, "says that it is not told")
+        return Verdict(0.0, said, f"F1 {best_f1(said, golds):.2f}")
 
     def judge_strictly(self, problem: Problem, text: str) -> Verdict:
         """Return ``judge``'s verdict: it is strict already."""
@@ -147,6 +164,11 @@ class RaftTask(FileTask):
     def chance(self, problem: Problem) -> float | None:
         """Return a third for yes, no or maybe; nobody can say what else is guessed."""
         return 1 / len(LABELS) if self.continuations(problem, self.prompts[0]) else None
+
+
+def phrases_of(meta: Mapping[str, Any]) -> list[str]:
+    """Return the further phrases of abstaining that a problem's meta holds."""
+    return [str(phrase) for phrase in meta.get("abstain_phrases", ())]
 
 
 def golds_of(meta: Mapping[str, Any]) -> list[str]:
@@ -177,18 +199,3 @@ def is_exact(text: str, golds: Sequence[str]) -> bool:
 def best_f1(said: str, golds: Sequence[str]) -> float:
     """Return the largest F1 of words with a right answer (Rajpurkar et al. 2016)."""
     return max(squad_f1(said, gold) for gold in golds)
-
-
-def _problem(item: Item) -> Problem:
-    prompt = (Segment("user", item.asked or item.question),)
-    abstain = bool(item.output) and item.strict and abstains(item.output)
-    meta = {
-        "golds": list(item.golds),
-        "solution": item.output or item.golds[0],
-        "source": item.origin.source,
-        "line": item.origin.line,
-        **({} if item.origin.item is None else {"item": item.origin.item}),
-        **({"abstain": True} if abstain else {}),
-        **({"document": item.document} if item.document else {}),
-    }
-    return Problem(item.question, "raft", prompt, item.golds[0], meta)

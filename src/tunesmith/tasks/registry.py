@@ -95,7 +95,8 @@ def _heed(task: GradedTask, settings: QuestionSettings) -> None:
     if idle:
         raise UsageError(
             f"--{idle[0].replace('_', '-')} does nothing for the task {task.name!r}.",
-            expected=", ".join(f"--{one}" for one in task.uses) or "no such setting",
+            expected=", ".join(f"--{one.replace('_', '-')}" for one in task.uses)
+            or "no such setting",
             hint="leave it out",
         )
     task.settings = settings

@@ -154,6 +154,14 @@ def compare_all(
             expected="at least two, or --seeds",
             hint="tunesmith compare runs/base runs/tuned",
         )
+    places = [Path(path).resolve() for path in results]
+    twice = [path for at, path in enumerate(results) if places[at] in places[:at]]
+    if twice:
+        raise UsageError(
+            f"The set {twice[0]!r} is named twice; it cannot differ from itself.",
+            expected="another set of attempts at the same questions",
+            hint="tunesmith compare runs/base runs/tuned",
+        )
     sets = load_all(results)
     if len({one.header.details.get("grader") for one in sets}) > 1 and not metrics:
         console.warn(
@@ -188,8 +196,6 @@ def _over_seeds(options: CompareOptions) -> SeedEffect:
     from tunesmith.evaluate.scores.stored import scored_by
     from tunesmith.evaluate.seeds import seed_effect
 
-    if options.report is not None:
-        raise UsageError("--report does nothing with --seeds.", hint="--output FILE writes JSON")
     for side in (options.results, options.seeds):
         places = [str(Path(path).resolve()) for path in side]
         if len(set(places)) < len(places):
@@ -207,7 +213,26 @@ def _over_seeds(options: CompareOptions) -> SeedEffect:
     found = seed_effect(sides[0], sides[1], options.cluster_by)
     if options.output is not None:
         write_json(options.output, found.to_json())
+    if options.report is not None:
+        console.say(f"Report: {_write_seeds_page(options, found)}")
     return found
+
+
+def _write_seeds_page(options: CompareOptions, effect: SeedEffect) -> Path:
+    from tunesmith.report.comparison import collect_seeds
+    from tunesmith.report.page import write
+
+    assert options.report is not None
+    metric = next(iter(options.metric), None)
+    page = collect_seeds(
+        options.results,
+        options.seeds,
+        effect,
+        metric,
+        bool(metric) and lower_is_better(str(metric)),
+        options.cluster_by,
+    )
+    return write(options.report, page)
 
 
 def clean_scores(results: Sequence[str]) -> list[str]:

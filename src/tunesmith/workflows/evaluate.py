@@ -218,7 +218,7 @@ def collect_from(
     With ``watch`` they are made until its comparison is clear.
     """
     from tunesmith.evaluate.following import following
-    from tunesmith.evaluate.metrics import summarise
+    from tunesmith.evaluate.metrics import summarise, ungraded_sentence
     from tunesmith.evaluate.records import ATTEMPTS, SCORES, STOP_RULE, AttemptLog, load
     from tunesmith.evaluate.thinking import measure_thinking
 
@@ -266,6 +266,8 @@ def collect_from(
     )
     write_json(folder / SCORES, summary.to_json())
     console.say(f"{name}: {score_line(summary, plan.task.score_called)}")
+    if failed := ungraded_sentence(results.attempts):
+        console.warn(f"{failed}; they are in no score")
     if summary.following is not None:
         show_following(summary.following)
     return EvalResult(folder, results, summary)

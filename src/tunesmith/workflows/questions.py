@@ -18,8 +18,9 @@ def task_of(options: EvalOptions | SampleOptions) -> GradedTask:
     from tunesmith.tasks.base import QuestionSettings
     from tunesmith.tasks.registry import get_graded_task
 
+    phrases = options.abstain_phrases if isinstance(options, EvalOptions) else []
     settings = QuestionSettings(
-        options.columns, options.checker, options.examples, options.unsafe_exec
+        options.columns, options.checker, options.examples, options.unsafe_exec, tuple(phrases)
     )
     return get_graded_task(options.task, settings)
 

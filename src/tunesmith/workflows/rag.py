@@ -71,7 +71,9 @@ def evaluate_rag(options: EvalOptions) -> EvalResult:
         own = name if alone else f"{name}-{condition.name}"
         place = folder if alone else folder / condition.name
         problems, short = _dress(task, asked, pool, condition, style, fits)
-        variant = hash_json([[p.meta["documents"], p.meta["strict"]] for p in problems])
+        # Stored beside each question, so that metrics and another grading know them.
+        phrases = [options.abstain_phrases] if options.abstain_phrases else []
+        variant = hash_json([[p.meta["documents"], p.meta["strict"], *phrases] for p in problems])
         plan = plan_of(options, task, problems, style, sampling, variant)
         found[condition.name] = collect_from(
             respondent, plan, task.grade, place, own, options.split

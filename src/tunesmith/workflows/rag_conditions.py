@@ -42,6 +42,7 @@ def check_rag(options: EvalOptions) -> None:
         ("contamination", True, "the task 'raft'"),
         ("passages", not contexts & set(WITH_PASSAGES), f"--context {' '.join(options.context)}"),
         ("oracle_position", "mixed" not in contexts, f"--context {' '.join(options.context)}"),
+        ("abstain_phrases", contexts <= {"none"}, f"--context {' '.join(options.context)}"),
         ("documents", contexts <= {"none"}, f"--context {' '.join(options.context)}"),
     )
     for name, idle, why in refused:

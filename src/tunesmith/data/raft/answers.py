@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from tunesmith.data.raft.prompt import ANSWER, BASED, BEGIN_QUOTE, END_QUOTE, NOT_TOLD
@@ -61,16 +62,22 @@ def is_label(answer: str) -> bool:
     return answer.casefold().strip(" .") in LABELS
 
 
-def abstains(text: str) -> bool:
+def abstains(text: str, phrases: Sequence[str] = ()) -> bool:
     """Say whether a text answers that it is not told, in the trained words or in usual others.
 
-    Only the beginning of the short answer is looked at: a long answer may well mention what a
-    document does not say.
+    Those are English; ``phrases`` are further ones, of any language, whose case and white space do
+    not matter. Only the beginning of the short answer is looked at: a long answer may well mention
+    what a document does not say.
     """
     said = short_answer(text)
     if said.casefold().rstrip(".") == NOT_TOLD.rstrip("."):
         return True
-    return bool(_NOT_TOLD.search(said[:LOOKED_AT]))
+    said = said[:LOOKED_AT]
+    return bool(_NOT_TOLD.search(said)) or any(_alike(one) in _alike(said) for one in phrases)
+
+
+def _alike(text: str) -> str:
+    return unicodedata.normalize("NFC", folded(text).casefold())
 
 
 def quotes(text: str) -> list[str | None]:

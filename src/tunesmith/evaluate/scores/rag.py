@@ -13,7 +13,7 @@ from typing import Any
 
 from tunesmith.data.raft.answers import abstains, cited, quotes, short_answer, stands_in
 from tunesmith.evaluate.scores.base import Metric, Parts, Replies, Reply, Values
-from tunesmith.tasks.raft import best_f1, golds_of, is_exact
+from tunesmith.tasks.raft import best_f1, golds_of, is_exact, phrases_of
 
 
 def _of_each(value: Callable[[Reply], float | bool | None]) -> Callable[[Replies], Values]:
@@ -39,6 +39,10 @@ def _asked_to_abstain(reply: Reply) -> bool:
     return bool(reply.meta.get("strict"))
 
 
+def _abstains(reply: Reply) -> bool:
+    return abstains(reply.text, phrases_of(reply.meta))
+
+
 def answer_em(reply: Reply) -> bool:
     """1 where the short answer equals a right one under SQuAD's normalisation, else 0.
 
@@ -61,7 +65,7 @@ def right_or_abstains(reply: Reply) -> bool | None:
     """
     if not _asked_to_abstain(reply):
         return None
-    return answer_em(reply) if _hits(reply) else abstains(reply.text)
+    return answer_em(reply) if _hits(reply) else _abstains(reply)
 
 
 def recall_at_k(reply: Reply) -> bool | None:
@@ -103,17 +107,17 @@ def cites_oracle(reply: Reply) -> bool | None:
 
 def abstaining(reply: Reply) -> bool | None:
     """1 for an answer that says that the documents do not tell, else 0."""
-    return abstains(reply.text) if _asked_to_abstain(reply) else None
+    return _abstains(reply) if _asked_to_abstain(reply) else None
 
 
 def abstention_precision(reply: Reply) -> bool | None:
     """Of the answers that abstain, 1 where no shown document holds the answer, else 0."""
-    return not _hits(reply) if _asked_to_abstain(reply) and abstains(reply.text) else None
+    return not _hits(reply) if _asked_to_abstain(reply) and _abstains(reply) else None
 
 
 def abstention_recall(reply: Reply) -> bool | None:
     """Of the questions whose answer no shown document holds, 1 where the model abstains, else 0."""
-    return abstains(reply.text) if _asked_to_abstain(reply) and not _hits(reply) else None
+    return _abstains(reply) if _asked_to_abstain(reply) and not _hits(reply) else None
 
 
 def answer_loss(replies: Replies) -> Parts:
