@@ -239,8 +239,9 @@ def test_a_log_is_not_continued_under_another_grader():
 @pytest.mark.parametrize("command", ["regrade", "compare"])
 @pytest.mark.parametrize("text", ["question;answer\n2 + 2?;4\n", '{"question": "2 + 2?"}\n'])
 def test_a_file_of_the_user_s_is_no_damaged_log(text, command, capsys):
-    Path("rows").write_text(text)
-    assert main([command, "rows", *(["rows"] if command == "compare" else [])]) == 3
+    for name in ("rows", "more"):
+        Path(name).write_text(text)
+    assert main([command, "rows", *(["more"] if command == "compare" else [])]) == 3
     said = capsys.readouterr().err
     assert "is no log of attempts" in said
     assert "remove" not in said

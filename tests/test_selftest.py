@@ -103,8 +103,8 @@ def too_much(self: Any, *given: Any) -> torch.Tensor:
     return 1.01 * delta(self, *given)
 
 
-def displaced(self: TrunkCache, row: int) -> torch.Tensor | None:
-    value = read(self, row)
+def displaced(self: TrunkCache, *given: Any) -> torch.Tensor | None:
+    value = read(self, *given)
     return None if value is None else value + 0.01
 
 

@@ -192,10 +192,10 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Let the run fail in the middle of a step, as a kill would end it."""
     whole, calls = TrunkCache.stored, iter(range(1, 1000))
 
-    def stored(self: TrunkCache, members: Any) -> Any:
+    def stored(self: TrunkCache, *given: Any) -> Any:
         if next(calls) == step:
             raise KeyboardInterrupt
-        return whole(self, members)
+        return whole(self, *given)
 
     monkeypatch.setattr(TrunkCache, "stored", stored)
 
