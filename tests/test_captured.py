@@ -10,7 +10,7 @@ import torch
 
 from injected import OUT_OF_MEMORY
 from test_engine import STOP, decode, make_requests
-from tiny_models import ARCHITECTURES, tiny_model
+from tiny_models import ALL_BY_NIGHT, ARCHITECTURES, tiny_model
 from tunesmith.generate import captured
 from tunesmith.generate.cache import Store
 from tunesmith.generate.captured import CapturedSteps, cuda_graphs
@@ -39,7 +39,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", ALL_BY_NIGHT)
 def test_recorded_steps_answer_like_sequential_generation(arch: str) -> None:
     model, requests = tiny_model(arch), make_requests(5)
     engine = Engine(model, decode, STOP, max_slots=5, capture=again)

@@ -53,7 +53,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("stops", [[3], [1, 4]])
+@pytest.mark.parametrize("stops", [pytest.param([3], marks=pytest.mark.slow), [1, 4]])
 def test_interrupted_equals_uninterrupted_to_the_bit(
     tmp_path: Path, method: str, stops: list[int]
 ) -> None:

@@ -91,7 +91,7 @@ def test_batches_equal_the_slow_way(template: str, examples: list[Example], limi
     assert_same(tokenizer, Renderer(tokenizer, template), [*examples, THOUGHT], limit)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_batches_equal_the_slow_way_on_real_rows(shared: Path, seed: int) -> None:
     from transformers import AutoTokenizer
 

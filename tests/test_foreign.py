@@ -26,7 +26,8 @@ def loss_on(model: torch.nn.Module, tokenizer: object, text: str) -> float:
         return float(model(input_ids=ids, labels=ids).loss)
 
 
-@pytest.mark.parametrize("method", [pytest.param([], marks=pytest.mark.slow), ["--lora"]])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [[], ["--lora"]])
 def test_a_real_small_model_is_trained_and_loads_without_us(
     shared: Path, method: list[str]
 ) -> None:

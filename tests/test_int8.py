@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 import tunesmith
 from test_engine import STOP, decode, make_requests
-from tiny_models import ARCHITECTURES, tiny_model, tiny_tokenizer
+from tiny_models import ALL_BY_NIGHT, ARCHITECTURES, tiny_model, tiny_tokenizer
 from tunesmith.cli import main
 from tunesmith.config.schema import ModelOptions
 from tunesmith.data.render import Renderer
@@ -124,7 +124,7 @@ def test_bfloat16_is_rounded_once_more_only() -> None:
     torch.testing.assert_close(found.double(), expected + layer.bias, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", ALL_BY_NIGHT)
 def test_the_engine_equals_sequential_generation(arch: str) -> None:
     model = tiny_model(arch)
     hold_in_int8(model, torch.float32)

@@ -29,6 +29,10 @@ SHAPES = {
     "small packs": Settings(1e-2, warmup=2, capacity=64),
     "padded": Settings(1e-2, warmup=2, packing=False, rows_a_micro_batch=4),
 }
+BY_NIGHT = [
+    "small packs",
+    *(pytest.param(one, marks=pytest.mark.slow) for one in ("packed", "padded")),
+]
 
 
 def run(
@@ -78,7 +82,7 @@ def test_a_failure_at_every_forward_changes_no_loss(shape: str) -> None:
     print(f"out of memory at the k-th forward, {shape}: {passes} of {passes} places")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", BY_NIGHT)
 def test_failures_in_a_row_halve_down_to_single_rows(shape: str) -> None:
     settings = SHAPES[shape]
     _, expected, _ = run(settings, set())
@@ -97,7 +101,7 @@ def test_failures_in_a_row_halve_down_to_single_rows(shape: str) -> None:
     assert losses == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", BY_NIGHT)
 def test_one_row_that_does_not_fit_is_a_sentence(shape: str) -> None:
     with pytest.raises(TrainingError) as raised:
         run(SHAPES[shape], set(range(1000)))

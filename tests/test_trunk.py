@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from test_training import gradients, make_rows
-from tiny_models import ARCHITECTURES, tiny_model
+from tiny_models import ALL_BY_NIGHT, ARCHITECTURES, tiny_model
 from tunesmith.errors import StorageError
 from tunesmith.models.adapters import add_lora, freeze_bottom, recompute_activations
 from tunesmith.models.trunk import caught, find_trunk, replaced
@@ -31,8 +31,6 @@ ROWS = make_rows(20)
 PLAN = Plan(rows=20, rows_a_step=8, total_steps=8, seed=3)
 """Three epochs, less a step."""
 SLOW = pytest.mark.slow
-QUICK = ("llama", "gemma3", "gpt2")
-"""Architectures of which whole runs are compared by default; the others nightly."""
 PACKED = Settings(1e-2, warmup=2, capacity=64)
 PADDED = Settings(1e-2, warmup=2, packing=False, rows_a_micro_batch=3)
 
@@ -112,9 +110,7 @@ def test_upper_layers_alone_give_the_same_loss_and_gradients(arch: str, packing:
 
 
 @pytest.mark.parametrize("packing", [True, pytest.param(False, marks=SLOW)])
-@pytest.mark.parametrize(
-    "arch", [pytest.param(a, marks=[] if a in QUICK else SLOW) for a in ARCHITECTURES]
-)
+@pytest.mark.parametrize("arch", ALL_BY_NIGHT)
 def test_a_cached_run_has_the_losses_of_an_uncached_one(
     arch: str, packing: bool, tmp_path: Path
 ) -> None:

@@ -66,7 +66,7 @@ def test_a_value_of_a_larger_part_is_not_that_of_a_smaller_one(tmp_path: Path) -
     assert all(cache._read(at, Decisions()) is not None for at in range(len(ROWS)))
 
 
-@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("at", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_values_from_before_a_part_shrank_are_made_again(at: int, tmp_path: Path) -> None:
     """The trunk's pass fits and the layers above do not: the step is computed in smaller parts."""
     state, accelerator, cache = start(frozen_model(), PACKED, tmp_path / "c")

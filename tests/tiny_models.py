@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -32,6 +33,11 @@ ARCHITECTURES = (
     "gpt_neox",
     "gpt2",
 )
+QUICK = ("llama", "gemma3", "gpt2")
+ALL_BY_NIGHT = [
+    pytest.param(arch, marks=[] if arch in QUICK else pytest.mark.slow) for arch in ARCHITECTURES
+]
+"""For whole runs: some architectures by default, the others nightly."""
 
 CHATML = (
     "{% for m in messages %}"
