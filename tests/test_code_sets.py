@@ -6,8 +6,10 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,12 @@ def graded(task: ProgramTask, asked: list[tuple[Problem, str]]) -> list[Verdict]
         made = [*pool.map(lambda one: task.verify(one[0], f"```python\n{one[1]}\n```"), asked)]
     print(task.told())
     return made
+
+
+def unscored(asked: Sequence[Any], verdicts: list[Verdict]) -> list[Any]:
+    """Return the programs that were not graded, each with its reason."""
+    pairs = zip(asked, verdicts, strict=True)
+    return [(one, verdict.reason) for one, verdict in pairs if verdict.score is None]
 
 
 def own_programs_pass(name: str, every: int) -> None:
@@ -75,7 +83,7 @@ def faults_fail(name: str, count: int) -> None:
             assert passes_plainly(task, problem, program), what
     print(f"{name}: {len(asked) - len(survivors)} of {len(asked)} programs with a fault fail")
     print("\n".join(survivors))
-    assert None not in [verdict.score for verdict in verdicts]
+    assert not unscored(named, verdicts)
     assert len(survivors) <= MOST_SURVIVORS * len(asked)
 
 
@@ -92,7 +100,7 @@ def every_fault(name: str) -> None:
         for number, (what, program) in enumerate(mutants(problem.reference))
     ]
     verdicts = graded(task, [(problem, program) for problem, _, _, program in made])
-    assert None not in [verdict.score for verdict in verdicts]
+    assert not unscored([one[1:3] for one in made], verdicts)
     kinds: dict[str, Counter[bool]] = {}
     programs: dict[str, Counter[bool]] = {}
     survivors = []
