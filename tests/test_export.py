@@ -88,6 +88,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         return compare(consumer, kind, trained, said, found)
 
     monkeypatch.setattr(parity, "ask_consumer", ask)
+    monkeypatch.setattr(parity, "ANSWER_TOKENS", 6)
     monkeypatch.setattr(bundle, "run_smoke_test", lambda folder: None)
 
 

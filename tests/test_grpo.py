@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -44,11 +45,18 @@ def taught(_: Any, problem: Problem, text: str) -> Verdict:
     return Verdict(float(letters >= 2), text, f"{letters} letters")
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "base"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_folder(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny_model().save_pretrained("base")
-    tiny_tokenizer().save_pretrained("base")
+    shutil.copytree(base, "base")
     monkeypatch.setattr(UnitsTask, "verify", taught)
 
 
@@ -370,10 +378,10 @@ def test_a_recipe_has_a_stage_for_it() -> None:
 LORA = {"lora": True, "lora_rank": 4}
 TWICE = {"inner_steps": 3, "learning_rate": 0.02}
 TABLE: list[tuple[str, Any, dict[str, Any], str]] = [
-    ("model", "other", {}, "records"),
+    ("model", "../other", {}, "records"),
     ("limit", 4, {}, "records"),
     ("question_seed", 1, {}, "records"),
-    ("prompt", "cot", {"model": "long"}, "records"),
+    ("prompt", "cot", {"model": "../long"}, "records"),
     ("max_steps", 2, {}, "records"),
     ("questions_per_step", 3, {}, "records"),
     ("samples", 5, {}, "records"),
@@ -437,15 +445,36 @@ def look(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str,
     return {"records": records(run), "files": files, "weights": weights or hashes, "slots": slots}
 
 
+Look = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> Look:
+    """Return a function that trains and says what could be seen; a run is made once."""
+    home = tmp_path_factory.mktemp("settings")
+    kinds: dict[str, dict[str, Any]] = {"base": {}, "other": {"seed": 1}}
+    kinds["long"] = {"max_position_embeddings": 2048}
+    for name, kind in kinds.items():
+        tiny_model(**kind).save_pretrained(home / name)
+        tiny_tokenizer().save_pretrained(home / name)
+    seen: dict[str, dict[str, Any]] = {}
+
+    def once(settings: dict[str, Any]) -> dict[str, Any]:
+        key = json.dumps(settings, sort_keys=True)
+        if key not in seen:
+            folder = home / str(len(seen))
+            folder.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.setattr(UnitsTask, "verify", taught)
+                seen[key] = look({"model": "../base", **settings}, patch)
+        return seen[key]
+
+    return once
+
+
 @pytest.mark.parametrize(("setting", "value", "among", "what"), TABLE)
 def test_every_setting_changes_something(
-    setting: str, value: Any, among: dict[str, Any], what: str, monkeypatch: pytest.MonkeyPatch
+    setting: str, value: Any, among: dict[str, Any], what: str, looked: Look
 ) -> None:
-    tiny_model(seed=1).save_pretrained("other")
-    tiny_tokenizer().save_pretrained("other")
-    tiny_model(max_position_embeddings=2048).save_pretrained("long")
-    tiny_tokenizer().save_pretrained("long")
-    given = {"max_steps": 3, **among}
-    plain = look({**given, "run_name": "run"}, monkeypatch)
-    other = look({**given, "run_name": "run", "overwrite": True, setting: value}, monkeypatch)
-    assert plain[what] != other[what]
+    assert looked(among)[what] != looked({**among, setting: value})[what]

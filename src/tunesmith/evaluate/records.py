@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -299,6 +300,11 @@ def stored_sets(folder: str | Path) -> list[Path]:
 
 def versions() -> dict[str, str]:
     """Return the versions that decide results, for headers and manifests."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     import platform
     from importlib import metadata
 

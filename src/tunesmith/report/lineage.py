@@ -12,6 +12,7 @@ from tunesmith.config.presets import TASK_DEFAULTS
 from tunesmith.config.schema import FineTuningConfig
 from tunesmith.config.schema_grpo import GrpoOptions
 from tunesmith.report.page import Table, duration
+from tunesmith.rundir import parse_config
 
 MAX_OVERLAPS = 20
 """Overlaps that a page holds; their full number is said."""
@@ -171,7 +172,7 @@ def configs(root: Path, notes: list[str]) -> Iterator[tuple[Path, Mapping[str, A
         if not file.is_file():
             continue
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            content = parse_config(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as failure:
             notes.append(f"{file} cannot be read: {failure}")
             continue

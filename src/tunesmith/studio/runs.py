@@ -13,7 +13,7 @@ from typing import Any
 
 from tunesmith.evaluate.records import ATTEMPTS
 from tunesmith.report.curves import in_order, read_record
-from tunesmith.rundir import CONFIG_HEADER, CONTENTS, RunDir
+from tunesmith.rundir import CONFIG_HEADER, CONTENTS, RunDir, parse_config
 
 DEEPEST = 5
 """Folders below the parent that are looked into."""
@@ -220,7 +220,7 @@ def _read_config(text: str) -> Any:
     if len(_ALIAS.findall(text)) > MOST_ALIASES:
         return {}
     try:
-        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return parse_config(text)
     except yaml.YAMLError:
         return {}
 
