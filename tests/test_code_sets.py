@@ -20,9 +20,14 @@ from tunesmith.tasks.programs import HumanEvalTask, MbppTask, ProgramTask
 from tunesmith.types import Problem, Verdict
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "code"
-MOST_SURVIVORS = 0.08
-"""Some 6.5% of single faults change nothing that the published tests look at."""
 SETS = {"HumanEval.jsonl": HumanEvalTask, "mbpp.jsonl": MbppTask}
+MOST_SURVIVORS = {"HumanEval.jsonl": 0.08, "mbpp.jsonl": 0.15}
+"""Of all single faults: 6.0% and 13.1% change nothing that the published tests look at.
+
+MBPP has three assertions a program, and its constants are often larger than they look at.
+"""
+MOST_DRAWN = 0.08
+"""Of one fault a program, its kind drawn first."""
 
 
 def opened(name: str) -> tuple[ProgramTask, list[Problem]]:
@@ -84,7 +89,7 @@ def faults_fail(name: str, count: int) -> None:
     print(f"{name}: {len(asked) - len(survivors)} of {len(asked)} programs with a fault fail")
     print("\n".join(survivors))
     assert not unscored(named, verdicts)
-    assert len(survivors) <= MOST_SURVIVORS * len(asked)
+    assert len(survivors) <= MOST_DRAWN * len(asked)
 
 
 def every_fault(name: str) -> None:
@@ -132,7 +137,7 @@ def every_fault(name: str) -> None:
         found = programs[place]
         print(f"  {place} {what}; {found[True]} of {found.total()} live; {told} ({valid}): {call}")
     print(f"  survivors: {dict(apart)}")
-    assert len(survivors) <= MOST_SURVIVORS * total
+    assert len(survivors) <= MOST_SURVIVORS[name] * total
 
 
 def passes_plainly(task: ProgramTask, problem: Problem, program: str) -> bool:

@@ -27,7 +27,7 @@ WAITS = (
     "{% set said = messages[-1].content %}"
     f"{{% if said == 'loops' %}}{LOOPS}"
     "{% elif said == 'power' %}{{ ((8 + messages|length) ** (9 ** 9)) % 7 }}"
-    "{% elif said == 'memory' %}{{ ('x' * (messages|length * 9 ** 10))|length }}{% endif %}"
+    "{% elif said == 'memory' %}{{ ('x' * (messages|length * 7 * 10 ** 8))|length }}{% endif %}"
     f"{CHATML}"
 )
 """A template that nothing is wrong with until a certain word is said."""
@@ -67,17 +67,30 @@ def test_prompts_are_those_of_the_renderer(prompts: PromptProcess) -> None:
     assert len(prompts._known) == 1
 
 
-@pytest.mark.parametrize(("word", "failure"), [("memory", ContractError), ("power", CostlyPrompt)])
+@pytest.mark.parametrize("word", ["memory", "power"])
 def test_what_does_not_end_is_ended_and_the_next_prompt_is_made(
-    prompts: PromptProcess, word: str, failure: type[ContractError]
+    prompts: PromptProcess, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if word == "memory":  # 700 MB are there in an instant, so that only their limit can end it
+        monkeypatch.setattr(prompt_process, "SECONDS", 20.0)
     renderer = Renderer(tiny_tokenizer(WAITS))
     wanted = prompts.prompt_ids(renderer, said("hi"))
     began = time.process_time()
-    with pytest.raises(failure):
+    with pytest.raises(CostlyPrompt):
         prompts.prompt_ids(renderer, said(word))
     assert time.process_time() - began < 0.3  # all of it was spent elsewhere
     assert prompts.prompt_ids(renderer, said("hi")) == wanted
+
+
+def test_the_limit_of_one_prompt_is_none_of_the_next_tokenizers(
+    prompts: PromptProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = Renderer(tiny_tokenizer())
+    heavy = Renderer(tiny_tokenizer(CHATML + "{#" + "x" * (48 << 20) + "#}"))
+    with monkeypatch.context() as patch:
+        patch.setattr(prompt_process, "MEGABYTES", 16)
+        wanted = prompts.prompt_ids(renderer, said("hi"))
+    assert prompts.prompt_ids(heavy, said("hi")) == wanted
 
 
 def test_a_process_that_was_ended_from_outside_is_followed_by_another(

@@ -167,6 +167,8 @@ def _made(source: IO[bytes], renderers: dict[int, Any]) -> tuple[Any, Any, Any]:
     try:
         ids = renderers[number].prompt_ids([Segment(role, text) for role, text in turns])
     except ContractError as refused:
+        if isinstance(refused.__cause__, MemoryError):
+            signal.raise_signal(signal.SIGKILL)
         return None, (refused.found, refused.expected, refused.hint), None
     except MemoryError:
         signal.raise_signal(signal.SIGKILL)

@@ -75,6 +75,11 @@ class Template:
                     **self._tokenizer.special_tokens_map,
                 )
             )
+        except MemoryError as failure:
+            raise ContractError(
+                "The chat template takes more memory than there is.",
+                hint="--chat-template instruction, or shorter conversations",
+            ) from failure
         except Exception as failure:  # whatever a foreign template raises
             raise ContractError(
                 f"The chat template refuses the conversation: {failure}",
