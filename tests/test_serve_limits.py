@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import served
 from served import CHAT, LONG, TEXT, Running, launched, raw, request_bytes, serving
 from tunesmith.serve import listen
-from tunesmith.serve.faults import Fault
+from tunesmith.serve.faults import STOPPING, Fault
 from tunesmith.serve.shapes import chat_request, parse, text_request
 
 pytest.importorskip("starlette")
@@ -78,13 +78,7 @@ def test_slow_clients_hold_nobody_up(server: Running, monkeypatch: pytest.Monkey
     monkeypatch.setattr(server.service, "limits", _slower(server, body_s=0.6))
     dribbling = [raw(server, b"GET /health HTTP/1.1\r\nHo") for _ in range(10)]
     half = [raw(server, request_bytes(CHAT)[:-9]) for _ in range(4)]
-    deaf = []
-    for _ in range(2):
-        one = socket.socket()
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        one.connect(("127.0.0.1", server.port))
-        one.sendall(request_bytes({**LONG, "stream": True}))
-        deaf.append(one)
+    deaf = [_deaf(server) for _ in range(2)]
     with server.http() as client:
         began = time.monotonic()
         assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
@@ -93,15 +87,58 @@ def test_slow_clients_hold_nobody_up(server: Running, monkeypatch: pytest.Monkey
             for one in dribbling:
                 _try_send(one, b"s")
             time.sleep(0.3)
-        end = time.monotonic() + 8
+        end = time.monotonic() + 30
         while server.metric("dropped_connections_total") < dropped + 12 and time.monotonic() < end:
             time.sleep(0.05)
         assert server.metric("dropped_connections_total") >= dropped + 12
         assert server.until("running", 0) == 0
         assert all(b" 408 " in one.recv(100) for one in half)
+        # What they left unread was more than lies between, and they were not waited for.
+        assert all(b"[DONE]" not in _rest(one) for one in deaf)
         assert client.get("/health").status_code == 200
     for one in [*dribbling, *half, *deaf]:
         one.close()
+
+
+def test_a_client_that_reads_in_the_end_gets_all(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "UNREAD_S", 0.6)
+    paused: list[float] = []
+    pause = listen.Connection.pause_writing
+    monkeypatch.setattr(
+        listen.Connection,
+        "pause_writing",
+        lambda self: (paused.append(time.monotonic()), pause(self)),
+    )
+    slow = _deaf(server)
+    end = time.monotonic() + 30
+    while not paused and time.monotonic() < end:
+        time.sleep(0.02)
+    assert b"[DONE]" in _rest(slow)
+    assert time.monotonic() - paused[0] > listen.UNREAD_S
+    slow.close()
+
+
+def _deaf(server: Running) -> socket.socket:
+    """Ask for more than the buffers between take."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    one.connect(("127.0.0.1", server.port))
+    one.sendall(request_bytes({**LONG, "stream": True, "temperature": 0}))
+    return one
+
+
+def _rest(one: socket.socket) -> bytes:
+    """Return what a connection still has to say before it ends or breaks off."""
+    got = b""
+    one.settimeout(10)
+    with suppress(OSError):
+        while piece := one.recv(1 << 15):
+            got += piece
+            if b"[DONE]" in got[-100:]:
+                break
+    return got
 
 
 def _try_send(one: socket.socket, data: bytes) -> None:
@@ -188,11 +225,12 @@ def test_a_signal_ends_what_runs(home: Path, second: bool) -> None:
     assert "Traceback" not in rest
 
 
-def test_answers_that_run_may_end_within_the_grace_time(home: Path) -> None:
+def while_stopping(home: Path, grace: float, tokens: int) -> list[str]:
+    """Return the lines that a client gets whose server is stopped after the first one."""
     got: list[str] = []
-    with serving(grace=20.0, model=str(home / "base"), name="base") as server:
+    with serving(grace=grace, model=str(home / "base"), name="base", max_new_tokens=400) as server:
         client = server.http()
-        asked = {**CHAT, "max_tokens": 150, "temperature": 0, "stream": True}
+        asked = {**CHAT, "max_tokens": tokens, "temperature": 0, "stream": True}
         ready = threading.Event()
 
         def read() -> None:
@@ -206,4 +244,12 @@ def test_answers_that_run_may_end_within_the_grace_time(home: Path) -> None:
         ready.wait(10)
     reader.join(20)
     client.close()
-    assert got[-2:] == ["data: [DONE]", ""] or got[-1] == "data: [DONE]"
+    return [line for line in got if line]
+
+
+def test_answers_that_run_may_end_within_the_grace_time(home: Path) -> None:
+    assert while_stopping(home, 20.0, 150)[-1] == "data: [DONE]"
+
+
+def test_an_answer_that_outlasts_the_grace_time_is_told_why_it_ends(home: Path) -> None:
+    assert STOPPING in while_stopping(home, 0.1, 400)[-1]

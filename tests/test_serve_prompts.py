@@ -104,6 +104,24 @@ def test_a_process_that_was_ended_from_outside_is_followed_by_another(
     assert prompts.prompt_ids(renderer, said("hi")) == wanted
 
 
+NOISE = """
+import sys
+sys.addaudithook(lambda event, _: event == "pickle.find_class" and print("noise", flush=True))
+"""
+
+
+def test_what_a_library_prints_does_not_get_between_the_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NOISE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    renderer, noisy = Renderer(tiny_tokenizer()), PromptProcess()
+    try:
+        assert noisy.prompt_ids(renderer, said("hi")) == renderer.prompt_ids(said("hi"))
+    finally:
+        noisy.close()
+
+
 def test_a_slow_template_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_process, "SECONDS", 1.0)
     write_models(tmp_path)
