@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tunesmith.workflows import console
 
 ROOT = Path(__file__).parent.parent
+settings.register_profile("day", max_examples=40)
+settings.register_profile("night", max_examples=300)
+settings.load_profile("night" if os.environ.get("TUNESMITH_NIGHTLY") else "day")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -34,7 +34,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {"lora": True, "lora_rank": 4, "lora_dropout": 0.1, "save_steps": 1},
     "full": {"save_steps": 2, "neftune_alpha": 2.0},
     "best": {"save_steps": 2, "eval_steps": 1, "load_best_model_at_end": True, "lora": True},
-}
+    # Each row is met twice, the second time from the trunk's file.
+    "trunk": {"freeze_ratio": 0.5, "save_steps": 3, "max_rows": 12,
+              "per_device_train_batch_size": 2, "validation_split": 0.0,
+              "gradient_accumulation_steps": 1, "trunk_cache": "on"},
+}  # fmt: skip
 COMMON: dict[str, Any] = {
     "model": "base",
     "dataset": "rows.jsonl",

@@ -86,9 +86,9 @@ def test_the_limit_of_one_prompt_is_none_of_the_next_tokenizers(
     prompts: PromptProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renderer = Renderer(tiny_tokenizer())
-    heavy = Renderer(tiny_tokenizer(CHATML + "{#" + "x" * (48 << 20) + "#}"))
+    heavy = Renderer(tiny_tokenizer(CHATML + "{#" + "x" * (24 << 20) + "#}"))
     with monkeypatch.context() as patch:
-        patch.setattr(prompt_process, "MEGABYTES", 16)
+        patch.setattr(prompt_process, "MEGABYTES", 8)
         wanted = prompts.prompt_ids(renderer, said("hi"))
     assert prompts.prompt_ids(heavy, said("hi")) == wanted
 

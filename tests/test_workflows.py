@@ -64,7 +64,7 @@ def test_lora_run_leaves_everything_it_promises(capsys: pytest.CaptureFixture[st
     [
         [],
         ["--lora", "--lora-dropout", "0.2"],
-        ["--freeze-ratio", "0.5"],
+        pytest.param(["--freeze-ratio", "0.5"], marks=pytest.mark.slow),
         pytest.param(["--lora", "--gradient-checkpointing"], marks=pytest.mark.slow),
     ],
 )
