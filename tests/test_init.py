@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,24 @@ def test_a_recipe_for_every_graded_task_with_rows(name: str) -> None:
     assert task_of(recipe) == name
     train, held = split(recipe)
     assert len(train) + len(held) == MANY
+
+
+def test_a_name_with_a_blank_and_an_umlaut_is_quoted_and_made_plain(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [f"Wie viel ist {n} plus 1?;Es ist für dich {n + 1}." for n in range(MANY)]
+    text = "\n".join(["Frage;Antwort", *rows, ";leer"])
+    Path("Übung eins.csv").write_bytes(text.encode("cp1252"))
+    given = ["--encoding", "windows-1252", "--columns", "prompt=Frage,completion=Antwort"]
+    assert main(["init", "Übung eins.csv", *given]) == 0
+    recipe = Path("recipe.yaml").read_text()
+    assert "\nname: Ubung-eins\n" in recipe
+    told = " ".join(recipe.replace("#", "").split())
+    command = shlex.split(told.partition("model cannot take; ")[2].partition(" names each")[0])
+    assert command == ["tunesmith", "data", "validate", "Übung eins.csv", *given]
+    capsys.readouterr()
+    assert main(command[1:]) == 3
+    assert "Accepted 12, refused 1." in capsys.readouterr().err
 
 
 def test_lengths_are_measured_by_the_models_tokenizer(tmp_path: Path) -> None:

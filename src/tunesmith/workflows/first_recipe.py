@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +56,21 @@ class Measured:
     plain: bool
 
 
+def validate_command(options: InitOptions, task: str | None = None) -> str:
+    """Return the command that names every row that cannot be used."""
+    words = ["tunesmith", "data", "validate", options.dataset]
+    words += ["--task", task] if task else []
+    words += ["--encoding", options.encoding] if options.encoding else []
+    if options.columns:
+        words += ["--columns", ",".join(f"{one}={of}" for one, of in options.columns.items())]
+    return shlex.join(words)
+
+
 def recipe_text(options: InitOptions, choice: Choice, found: Measured) -> str:
     """Return the whole recipe."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(options.dataset).name.split(".")[0]).strip("-")
     parts = [
         *_head(options, choice, found),
-        f"name: {name or 'recipe'}",
+        f"name: {_name(options.dataset)}",
         "# Weights, an adapter, a run or a hub name; for a single run another one:",
         f"#   tunesmith run {options.output} model=path/or/hub-name",
         f"model: {_text(options.model or 'tunesmith/tiny')}",
@@ -93,7 +104,7 @@ def _head(options: InitOptions, choice: Choice, found: Measured) -> list[str]:
     if found.unreadable or found.refused:
         told.append(
             f"Refused: {found.unreadable:,} rows that cannot be read, {found.refused:,} that the "
-            f"model cannot take; tunesmith data validate {options.dataset} names each of them."
+            f"model cannot take; {validate_command(options)} names each of them."
         )
     told += [f"Odd: {count:,} x {what} (first {place})." for what, count, place in found.odd]
     return [line for one in told for line in _note(one, 0)]
@@ -197,6 +208,13 @@ def _text(value: str) -> str:
     plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", value)
     words = value.lower() in ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
     return value if plain and not words else json.dumps(value, ensure_ascii=False)
+
+
+def _name(dataset: str) -> str:
+    """Return the name of a run after its file, of letters that any system takes."""
+    stem = unicodedata.normalize("NFKD", Path(dataset).name.split(".")[0])
+    plain = stem.encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-") or "recipe"
 
 
 def _note(text: str, indent: int = 2) -> list[str]:
