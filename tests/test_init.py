@@ -237,6 +237,11 @@ def test_a_name_with_a_blank_and_an_umlaut_is_quoted_and_made_plain(
     capsys.readouterr()
     assert main(command[1:]) == 3
     assert "Accepted 12, refused 1." in capsys.readouterr().err
+    assert main(["train", "--task", "instruct", "--dataset", "Übung eins.csv", *given]) == 3
+    said = capsys.readouterr().err.partition("Try: ")[2].strip()
+    assert shlex.split(said) == [*command[:4], "--fix", "clean.jsonl", *given]
+    assert main(shlex.split(said)[1:]) == 3
+    assert len(Path("clean.jsonl").read_text().splitlines()) == MANY
 
 
 def test_lengths_are_measured_by_the_models_tokenizer(tmp_path: Path) -> None:

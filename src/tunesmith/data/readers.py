@@ -50,9 +50,10 @@ class Fault:
     rest: bool = False
     """Whether nothing behind it can be read."""
 
-    def error(self) -> DataError:
-        """Return it as the error that ends a command."""
-        return DataError(f"{self.origin}: {self.reason}.", expected=self.expected, hint=self.hint)
+    def error(self, hint: str = "") -> DataError:
+        """Return it as the error that ends a command; ``hint`` where it has none of its own."""
+        found = f"{self.origin}: {self.reason}."
+        return DataError(found, expected=self.expected, hint=self.hint or hint)
 
 
 def read_rows(

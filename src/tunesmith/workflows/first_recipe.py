@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from tunesmith.config.presets import LORA_RATE, OWN_LORA_RATE, TASK_DEFAULTS
 from tunesmith.config.schema_start import InitOptions
 from tunesmith.tasks.replies import REPLY_TASKS
 from tunesmith.workflows.task_choice import Choice
+from tunesmith.workflows.validate import validate_words
 
 if TYPE_CHECKING:
     from tunesmith.data.validate import Lengths
@@ -54,16 +54,6 @@ class Measured:
     odd: Sequence[tuple[str, int, str]]
     """What was odd, how often, and where first."""
     plain: bool
-
-
-def validate_command(options: InitOptions, task: str | None = None) -> str:
-    """Return the command that names every row that cannot be used."""
-    words = ["tunesmith", "data", "validate", options.dataset]
-    words += ["--task", task] if task else []
-    words += ["--encoding", options.encoding] if options.encoding else []
-    if options.columns:
-        words += ["--columns", ",".join(f"{one}={of}" for one, of in options.columns.items())]
-    return shlex.join(words)
 
 
 def recipe_text(options: InitOptions, choice: Choice, found: Measured) -> str:
@@ -104,7 +94,7 @@ def _head(options: InitOptions, choice: Choice, found: Measured) -> list[str]:
     if found.unreadable or found.refused:
         told.append(
             f"Refused: {found.unreadable:,} rows that cannot be read, {found.refused:,} that the "
-            f"model cannot take; {validate_command(options)} names each of them."
+            f"model cannot take; {validate_words(options.dataset, options)} names each of them."
         )
     told += [f"Odd: {count:,} x {what} (first {place})." for what, count, place in found.odd]
     return [line for one in told for line in _note(one, 0)]

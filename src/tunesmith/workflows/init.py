@@ -12,10 +12,11 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.storage import storage_errors, write_text
 from tunesmith.tasks.replies import REPLY_TASKS
 from tunesmith.workflows import console
-from tunesmith.workflows.first_recipe import Measured, recipe_text, validate_command
+from tunesmith.workflows.first_recipe import Measured, recipe_text
 from tunesmith.workflows.idle import refuse_idle_split
 from tunesmith.workflows.own_rows import OwnRows
 from tunesmith.workflows.task_choice import Choice, choose
+from tunesmith.workflows.validate import validate_words
 
 if TYPE_CHECKING:
     from tunesmith.data.own_rows import Source
@@ -145,7 +146,7 @@ def _measure(options: InitOptions, source: Source, task: str) -> tuple[Judgement
             f"None of the {judgement.refused:,} rows of {options.dataset} can be used; the first: "
             f"{first.origin}: {first.reason}.",
             expected=first.expected,
-            hint=first.hint or validate_command(options, task),
+            hint=first.hint or validate_words(options.dataset, options, "--task", task),
         )
     if plain and task in REPLY_TASKS and not REPLY_TASKS[task].takes_plain:
         raise DataError(

@@ -19,6 +19,7 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.tasks.base import GradedTask, QuestionSettings, Task
 from tunesmith.workflows import console
 from tunesmith.workflows.idle import has_splits, refuse_idle_split
+from tunesmith.workflows.validate import validate_words
 
 if TYPE_CHECKING:
     from tunesmith.data.readers import Row
@@ -225,7 +226,7 @@ def _read(
     held: Spool | list[Example] = Spool() if config.streaming else []
     for item in found:
         if isinstance(item, Fault):
-            raise item.error()
+            raise item.error(validate_words(source, config, "--fix", "clean.jsonl"))
         held.append(thinking(item))
     assert found.layout is not None
     note = f" Fields that are not used: {', '.join(found.unused)}." if found.unused else ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from tunesmith.config.load import Resolved
 from tunesmith.config.schema_data import ValidateOptions
@@ -29,6 +30,22 @@ NEEDS: tuple[Need, ...] = (
 )
 """Settings that say nothing without another one."""
 REPEATED = "exact duplicates left out"
+
+
+class Read(Protocol):
+    """Settings that say how a file is read."""
+
+    columns: dict[str, str]
+    encoding: str | None
+
+
+def validate_words(dataset: str, options: Read, *more: str) -> str:
+    """Return the command that judges every row of a file as ``options`` read it."""
+    words = ["tunesmith", "data", "validate", dataset, *more]
+    words += ["--encoding", options.encoding] if options.encoding else []
+    if options.columns:
+        words += ["--columns", ",".join(f"{one}={of}" for one, of in options.columns.items())]
+    return shlex.join(words)
 
 
 def command(resolved: Resolved[ValidateOptions]) -> int:
