@@ -24,7 +24,7 @@ SETS = {"HumanEval.jsonl": HumanEvalTask, "mbpp.jsonl": MbppTask}
 MOST_SURVIVORS = {"HumanEval.jsonl": 0.08, "mbpp.jsonl": 0.15}
 """Of all single faults: 6.0% and 13.1% change nothing that the published tests look at.
 
-MBPP has three assertions a program, and its constants are often larger than they look at.
+MBPP has three assertions a program, which look at few of its branches and constants.
 """
 MOST_DRAWN = 0.08
 """Of one fault a program, its kind drawn first."""
