@@ -53,6 +53,7 @@ def test_a_real_small_model_is_trained_and_loads_without_us(
     assert "95% interval" in sentence
 
 
+@pytest.mark.slow
 def test_gsm8k_rows_train_and_are_asked(shared: Path) -> None:
     rows = shared / "data" / "gsm8k" / "train.jsonl"
     command = ["train", "--task", "maths", "--dataset", str(rows), "--lora", "--max-rows", "30"]

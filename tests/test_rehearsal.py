@@ -215,7 +215,10 @@ def test_other_failures_stay_what_they_are() -> None:
         {"lora": True, "lora_rank": 4, "lora_init": "pissa", "gradient_checkpointing": True},
         pytest.param({"freeze_ratio": 0.5, "neftune_alpha": 5.0}, marks=pytest.mark.slow),
         {"shared_prefix": "grouped"},
-        pytest.param({"lora": True, "lora_rank": 4, "load_in_4bit": True}, marks=needs_package),
+        pytest.param(
+            {"lora": True, "lora_rank": 4, "load_in_4bit": True},
+            marks=[needs_package, pytest.mark.slow],
+        ),
     ],
     ids=str,
 )
