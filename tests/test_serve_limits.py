@@ -188,7 +188,7 @@ def test_mutated_bodies_are_read_or_refused(seed: int) -> None:
 def test_a_million_mutated_bodies_are_read_or_refused() -> None:
     refused = read_or_refuse(1, 1_000_000)
     print(f"{refused:,} of 2,000,000 readings of 1,000,000 bodies were refused")
-    assert 200_000 < refused < 1_800_000
+    assert 100_000 < 2_000_000 - refused < 1_000_000  # either form refuses the other's
 
 
 def read_or_refuse(seed: int, count: int) -> int:
