@@ -473,6 +473,11 @@ def looked(tmp_path_factory: pytest.TempPathFactory) -> Look:
     return once
 
 
+def test_a_setting_that_is_as_it_was_changes_nothing(looked: Look) -> None:
+    again = looked({"max_steps": SMALL["max_steps"]})
+    assert looked({}) == again
+
+
 @pytest.mark.parametrize(("setting", "value", "among", "what"), TABLE)
 def test_every_setting_changes_something(
     setting: str, value: Any, among: dict[str, Any], what: str, looked: Look
