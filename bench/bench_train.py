@@ -75,15 +75,15 @@ def planned(job: argparse.Namespace, rows: list[Any]) -> Any:
     return make_plan(len(rows), job.rows_a_step, job.epochs, None, seed=1)
 
 
-def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[str, Any]:
+def prepared(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> tuple[Any, ...]:
+    """Return what ``fit`` takes, as a run makes it: state, rows, plan, settings, accelerator."""
     from accelerate import Accelerator
 
     from tunesmith.models.fused_layers import fuse_layers
     from tunesmith.models.fused_lora import fuse_lora
     from tunesmith.models.memory import use_huge_pages
     from tunesmith.train.batches import packed_capacity
-    from tunesmith.train.loop import Settings, State, fit, make_optimizer
-    from tunesmith.train.trunk_cache import TrunkCache, look
+    from tunesmith.train.loop import Settings, State, make_optimizer
     from tunesmith.types import Encoded, Origin
 
     use_huge_pages()  # as loading a model does
@@ -98,18 +98,25 @@ def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[
     capacity = packed_capacity(max(len(row.ids) for row in encoded), hidden, job.device)
     settings = Settings(1e-4, "constant", capacity=capacity, weight_decay=0.0)
     state = State(model, make_optimizer(model, settings))
-    accelerator, trunk = Accelerator(cpu=job.device == "cpu"), None
+    return state, encoded, plan, settings, Accelerator(cpu=job.device == "cpu")
+
+
+def run_ours(rows: list[dict[str, list[int]]], job: argparse.Namespace) -> dict[str, Any]:
+    from tunesmith.train.loop import fit
+    from tunesmith.train.trunk_cache import TrunkCache, look
+
+    state, *given = prepared(rows, job)
+    trunk = None
     with tempfile.TemporaryDirectory() as folder:
         if job.method == "freeze" and job.epochs > 1:  # as a run decides by itself
-            found = look(model, encoded, plan, settings, accelerator)
-            path = Path(folder) / "trunk.cache"
-            trunk = TrunkCache(path, model, encoded, plan, settings, accelerator, found)
-        done = list(fit(state, encoded, plan, settings, accelerator, trunk=trunk))
+            found = look(state.model, *given)
+            trunk = TrunkCache(Path(folder) / "trunk.cache", state.model, *given, found)
+        done = list(fit(state, *given, trunk=trunk))
     return {
         "losses": [one.loss for one in done],
         "tokens": sum(one.tokens for one in done[1:]),
         "seconds": sum(one.seconds for one in done[1:]),
-        **size_of(model),
+        **size_of(state.model),
     }
 
 
