@@ -1,4 +1,4 @@
-"""Faults in numbers: kills, signals, system calls, flipped bits, NaN, orders, a full disk.
+"""Faults in numbers: kills, signals, power cuts, system calls, flipped bits, NaN, a full disk.
 
 ``make test-reliability`` makes a share of each, ``make nightly`` all of it; both print the number.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
+import power_cut
 from injected import at_forward, break_weight
 from shares import NIGHTLY, share, tell
 from test_checkpoint import make_state, steps, weights
@@ -52,6 +53,23 @@ def test_runs_ended_anywhere_end_with_the_same_bits(signal_: str, full: int, par
     assert done > 0
     if NIGHTLY:
         assert done >= full
+
+
+def test_runs_whose_power_is_cut_go_on_from_what_the_disk_held() -> None:
+    wanted = share(1000, 30)
+    limit = [] if NIGHTLY else ["--seconds", "15"]
+    command = [sys.executable, "-W", "ignore", str(HERE / "power_cut.py"), "--cuts", str(wanted)]
+    done = subprocess.run([*command, *limit], capture_output=True, text=True, check=False)
+    if done.returncode == power_cut.UNABLE:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout.strip().splitlines()[-1]
+    cuts = int(said.split()[1])
+    print(said)
+    tell("power cuts", cuts, 1000)
+    assert cuts > 0
+    if NIGHTLY:
+        assert cuts >= 1000
 
 
 def test_sampling_killed_anywhere_ends_with_the_same_attempts() -> None:
