@@ -110,10 +110,11 @@ def cut_life(folder: Path, name: str, kind: str, ending: Ending, image: Path) ->
         os.set_blocking(reader, False)
         told = _told(reader)
         if code == -signal.SIGSTOP:
-            after = image.with_suffix(".after")
-            copied(image, after)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            try:
+                copied(image, image.with_suffix(".after"))
+            finally:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
         return code, max((int(step) for step in told.split()), default=0)
     finally:
         os.close(reader)
