@@ -36,64 +36,42 @@ def script(name: str, *given: str) -> str:
     """Run one of the long scripts; return the line that it ends with."""
     command = [sys.executable, "-W", "ignore", str(HERE / name), *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == power_cut.UNABLE:
+        pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip().splitlines()[-1]
+
+
+def counted(what: str, full: int, part: int, limit: list[str], name: str, *given: str) -> None:
+    """Let a script make its faults, whose number is its last argument, and count them."""
+    said = script(name, *given, str(share(full, part)), *([] if NIGHTLY else limit))
+    done = int(said.split()[1])
+    print(said)
+    tell(what, done, full)
+    assert done >= (full if NIGHTLY else 1)
 
 
 @pytest.mark.parametrize(
     ("signal_", "full", "part"), [("SIGKILL", 10_000, 40), ("SIGTERM", 250, 8), ("SIGINT", 250, 8)]
 )
 def test_runs_ended_anywhere_end_with_the_same_bits(signal_: str, full: int, part: int) -> None:
-    wanted = share(full, part)
-    limit = [] if NIGHTLY else ["--seconds", "30" if signal_ == "SIGKILL" else "15"]
-    said = script("kill_anywhere.py", "--kills", str(wanted), "--signal", signal_, *limit)
-    done = int(said.split()[1])
-    print(said)
-    tell(f"ended by {signal_}", done, full)
-    assert done > 0
-    if NIGHTLY:
-        assert done >= full
+    limit = ["--seconds", "30" if signal_ == "SIGKILL" else "15"]
+    given = ["kill_anywhere.py", "--signal", signal_, "--kills"]
+    counted(f"ended by {signal_}", full, part, limit, *given)
 
 
 def test_runs_whose_power_is_cut_go_on_from_what_the_disk_held() -> None:
-    wanted = share(1000, 30)
-    limit = [] if NIGHTLY else ["--seconds", "15"]
-    command = [sys.executable, "-W", "ignore", str(HERE / "power_cut.py"), "--cuts", str(wanted)]
-    done = subprocess.run([*command, *limit], capture_output=True, text=True, check=False)
-    if done.returncode == power_cut.UNABLE:
-        pytest.skip(done.stdout.strip())
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = done.stdout.strip().splitlines()[-1]
-    cuts = int(said.split()[1])
-    print(said)
-    tell("power cuts", cuts, 1000)
-    assert cuts > 0
-    if NIGHTLY:
-        assert cuts >= 1000
+    counted("power cuts", 1000, 30, ["--seconds", "15"], "power_cut.py", "--cuts")
 
 
 def test_sampling_killed_anywhere_ends_with_the_same_attempts() -> None:
-    wanted = share(1000, 10)
-    limit = [] if NIGHTLY else ["--seconds", "8", "--jobs", "1"]
-    said = script("kill_sampling.py", "--kills", str(wanted), *limit)
-    done = int(said.split()[1])
-    print(said)
-    tell("sampling ended by SIGKILL", done, 1000)
-    assert done > 0
-    if NIGHTLY:
-        assert done >= 1000
+    limit = ["--seconds", "8", "--jobs", "1"]
+    counted("sampling ended by SIGKILL", 1000, 10, limit, "kill_sampling.py", "--kills")
 
 
 def test_exports_killed_anywhere_leave_the_old_one_or_the_new_one() -> None:
-    wanted = share(1000, 12)
-    limit = [] if NIGHTLY else ["--seconds", "5", "--jobs", "1"]
-    said = script("kill_export.py", "--kills", str(wanted), *limit)
-    done = int(said.split()[1])
-    print(said)
-    tell("exports ended by SIGKILL", done, 1000)
-    assert done > 0
-    if NIGHTLY:
-        assert done >= 1000
+    limit = ["--seconds", "5", "--jobs", "1"]
+    counted("exports ended by SIGKILL", 1000, 12, limit, "kill_export.py", "--kills")
 
 
 def test_every_system_call_of_a_save_may_fail() -> None:
