@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from tiny_models import ARCHITECTURES, tiny_model
 from tunesmith.cli import main
 from tunesmith.models.adapters import add_lora, freeze_bottom, recompute_activations
-from tunesmith.models.attention import packed, positions
+from tunesmith.models.attention import packed, positions, read_only_at
 from tunesmith.models.fused_layers import fuse_layers
 from tunesmith.models.packs import Group
 from tunesmith.train.batches import Plan
@@ -79,6 +79,7 @@ def kept_for_real(model: Any, how: str = "segments") -> int:
     model.train()
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with packed(model, ROWS, how), hooks:
+        read_only_at(range(TRAINED))  # as a step does
         logits = model(
             input_ids=torch.zeros(1, PLACES, dtype=torch.long),
             position_ids=positions(ROWS, CPU),

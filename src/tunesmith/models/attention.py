@@ -39,7 +39,7 @@ class Scores:
 Masks = dict[tuple[Any, ...], torch.Tensor]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Open:
     """The sequence that a forward pass is running over."""
 
@@ -47,6 +47,8 @@ class _Open:
     how: str
     masks: Masks = field(default_factory=dict)
     """Made once and used by every layer."""
+    read: Sequence[int] | None = None
+    """Where the last layer's output is read; everywhere if unset."""
 
 
 _open: list[_Open] = []
@@ -69,6 +71,19 @@ def packed(model: Any, groups: Sequence[Group | int], how: str = "segments") -> 
         _open.pop()
         if before != PACKED:
             model.set_attn_implementation(before)
+
+
+def read_only_at(places: Sequence[int]) -> None:
+    """Promise that the open sequence's last output is read at these places, each named once.
+
+    It holds until ``packed`` ends, so that layers which the backward pass runs again know it too.
+    """
+    _open[-1].read = places
+
+
+def places_read() -> Sequence[int] | None:
+    """Return where the open sequence's last output is read, None for everywhere."""
+    return _open[-1].read if _open else None
 
 
 def positions(groups: Sequence[Group | int], device: torch.device) -> torch.Tensor:

@@ -9,6 +9,9 @@ fewer such passes, and a gate's gradients take the place of what was kept for th
 
 The same arithmetic but for the order of sums. It holds for float32 and float64 on a CPU while
 gradients are taken; everything else, evaluation too, runs the model's own code.
+
+On every device, while gradients are taken: of the last block's output only what a label needs is
+ever read, so its feed-forward layer is computed for those tokens alone.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ from functools import cache
 from typing import Any
 
 import torch
+
+from tunesmith.errors import ModelError
+from tunesmith.models.adapters import blocks
+from tunesmith.models.attention import places_read
 
 
 class _Gate(torch.autograd.Function):  # type: ignore[misc]  # torch gives it no type
@@ -113,15 +120,20 @@ def fuse_layers(model: Any) -> int:
             forward = _table_forward
         else:
             continue
-        module.__class__ = _with(kind, forward)
+        module.__class__ = _with(kind, forward, "unfused")
+        fused += 1
+    last = _last_feed_forward(model)
+    kind = type(last)
+    if last is not None and _is_by_token(last) and not hasattr(kind, "everywhere"):
+        last.__class__ = _with(kind, _last_forward, "everywhere")
         fused += 1
     return fused
 
 
 @cache
-def _with(kind: type, forward: Any) -> type:
-    """Return a layer's class with another forward pass; ``unfused`` is what it was."""
-    return type(kind.__name__, (kind,), {"forward": forward, "unfused": kind})
+def _with(kind: type, forward: Any, before: str) -> type:
+    """Return a layer's class with another forward pass; ``before`` names what it was."""
+    return type(kind.__name__, (kind,), {"forward": forward, before: kind})
 
 
 def _is_gate(module: Any) -> bool:
@@ -129,6 +141,25 @@ def _is_gate(module: Any) -> bool:
 
     silu = ("SiLUActivation", "SiLU")
     return _computes_as(module, LlamaMLP) and type(module.act_fn).__name__ in silu
+
+
+def _last_feed_forward(model: Any) -> Any:
+    try:
+        return getattr(blocks(model)[-1], "mlp", None)
+    except ModelError:  # a model without a list of layers
+        return None
+
+
+def _is_by_token(module: Any) -> bool:
+    """Say whether a feed-forward layer takes each token by itself and draws nothing."""
+    from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+    from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    kind = getattr(type(module), "unfused", type(module))
+    known = any(_runs(kind, one) for one in (LlamaMLP, GPT2MLP, GPTNeoXMLP))
+    drops = any(isinstance(m, torch.nn.Dropout) and m.p for m in module.modules())
+    return known and not drops and "forward" not in vars(module)
 
 
 def _is_norm(module: Any) -> bool:
@@ -139,11 +170,14 @@ def _is_norm(module: Any) -> bool:
 
 def _computes_as(module: Any, known: Any) -> bool:
     """Say whether a module's forward pass is the code of ``known``: many models copy Llama's."""
-    own, its = (getattr(kind.forward, "__code__", None) for kind in (type(module), known))
+    return _runs(type(module), known) and "forward" not in vars(module)
+
+
+def _runs(kind: Any, known: Any) -> bool:
+    own, its = (getattr(one.forward, "__code__", None) for one in (kind, known))
     if own is None:
         return False
-    same = all(getattr(own, of) == getattr(its, of) for of in ("co_code", "co_names", "co_consts"))
-    return same and "forward" not in vars(module)
+    return all(getattr(own, of) == getattr(its, of) for of in ("co_code", "co_names", "co_consts"))
 
 
 def _tied_table(model: Any) -> Any:
@@ -161,6 +195,17 @@ def _gate_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     gate, up = self.gate_proj(x), self.up_proj(x)
     y = _Gate.apply(gate.flatten(0, -2), up.flatten(0, -2))
     return self.down_proj(y.view_as(gate))
+
+
+def _last_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    """Compute the places that are read, of x [1, T, width]; nobody looks at the zeros elsewhere."""
+    read = places_read()
+    # Without a gradient the output may be kept: it is that of a frozen trunk.
+    if not read or not x.requires_grad:
+        return self.everywhere.forward(self, x)
+    places = torch.tensor(read, device=x.device)
+    y = self.everywhere.forward(self, x.index_select(1, places))
+    return y.new_zeros(x.shape).index_copy(1, places, y)
 
 
 def _norm_forward(self: Any, x: torch.Tensor) -> torch.Tensor:

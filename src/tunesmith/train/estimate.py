@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from tunesmith.models.adapters import blocks
-from tunesmith.models.attention import packed
+from tunesmith.models.attention import packed, read_only_at
 from tunesmith.models.memory import resident_bytes
 from tunesmith.models.packs import Group
 from tunesmith.models.quantize import parameter_bytes, plain_shells
@@ -238,6 +238,8 @@ def kept_bytes(model: Any, shape: Shape) -> int:
         extra["logits_to_keep"] = torch.zeros(shape.trained, dtype=torch.long, device=device)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with packed(model, shape.groups, shape.attention), hooks:
+        if shape.packing:
+            read_only_at(range(min(shape.trained, shape.tokens)))
         # A mask of ones keeps transformers from looking at numbers that the meta device has not.
         mask = torch.ones(1, shape.tokens, device=device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **extra).logits.flatten(

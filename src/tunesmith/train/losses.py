@@ -10,7 +10,7 @@ import torch
 
 from tunesmith.data.blocks import TokenRows
 from tunesmith.errors import OutOfMemoryError
-from tunesmith.models.attention import packed, positions
+from tunesmith.models.attention import packed, positions, read_only_at
 from tunesmith.models.memory import give_back, is_out_of_memory
 from tunesmith.models.packs import Pack
 from tunesmith.train.batches import pack
@@ -121,6 +121,7 @@ def head_logits(
     Last comes the pair of each label, or None where every label is a pair of its own.
     """
     pairs = head_places(pack)
+    read_only_at(sorted({place for place, _ in pairs}))
     logits = model(
         input_ids=torch.tensor([pack.ids], device=device),
         position_ids=positions(pack.groups, device),
