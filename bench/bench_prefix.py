@@ -1,12 +1,12 @@
 """Training steps on k answers to one prompt: the prompt computed once against once for each.
 
-Workload: a Llama shape of 11 million parameters with random weights, full fine-tuning in float32
-without gradient checkpointing; prompts of 512 tokens with 8 answers of 256 tokens, loss on answers
-only, one prompt a step. Two arms, each in a process of its own whose peak memory is taken: rows by
-themselves, and all 8 answers at once behind their prompt (``--shared-prefix grouped`` with 8 rows
-of a micro-batch). Both see the same rows in the same order; medians of runs in turn are compared,
-and the largest difference between the losses of a step is printed. Ratios carry, absolute numbers
-do not.
+Workload: a Llama shape of 11 million parameters (6 layers, or ``--layers``) with random weights,
+full fine-tuning in float32 without gradient checkpointing; prompts of 512 tokens with 8 answers of
+256 tokens, loss on answers only, one prompt a step. Two arms, each in a process of its own whose
+peak memory is taken: rows by themselves, and all 8 answers at once behind their prompt
+(``--shared-prefix grouped`` with 8 rows of a micro-batch). Both see the same rows in the same
+order; medians of runs in turn are compared, and the largest difference between the losses of a step
+is printed. Ratios carry, absolute numbers do not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 PROMPT, ANSWER, ANSWERS = 512, 256, 8
-VOCABULARY, WIDTH, LAYERS = 4096, 384, 6
+VOCABULARY, WIDTH = 4096, 384
 ARMS = {"by themselves": "off", "shared": "grouped"}
 EXPECTED = ANSWERS * (PROMPT + ANSWER) / (PROMPT + ANSWERS * ANSWER)
 
@@ -42,7 +42,7 @@ def make_rows(prompts: int) -> list[Any]:
     return rows
 
 
-def make_model() -> Any:
+def make_model(layers: int) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -52,7 +52,7 @@ def make_model() -> Any:
             vocab_size=VOCABULARY,
             hidden_size=WIDTH,
             intermediate_size=1024,
-            num_hidden_layers=LAYERS,
+            num_hidden_layers=layers,
             num_attention_heads=6,
             num_key_value_heads=2,
             max_position_embeddings=2048,
@@ -61,7 +61,7 @@ def make_model() -> Any:
     )
 
 
-def run_arm(shared: str, steps: int) -> dict[str, Any]:
+def run_arm(shared: str, steps: int, layers: int) -> dict[str, Any]:
     from accelerate import Accelerator
 
     from tunesmith.models.fused_layers import fuse_layers
@@ -74,7 +74,7 @@ def run_arm(shared: str, steps: int) -> dict[str, Any]:
     rows = make_rows(steps)
     # The same order in every arm, so that the losses of a step can be compared.
     plan = make_plan(len(rows), ANSWERS, 1, steps, 1, prompts_of(rows))
-    model = make_model()
+    model = make_model(layers)
     fuse_layers(model)  # as a run does
     settings = Settings(
         1e-4,
@@ -104,16 +104,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4, help="the first one is not timed")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--arm")
     arguments = parser.parse_args()
     if arguments.arm:
-        print(json.dumps(run_arm(arguments.arm, arguments.steps)))
+        print(json.dumps(run_arm(arguments.arm, arguments.steps, arguments.layers)))
         return
     print(f"load before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores", flush=True)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
     for _ in range(arguments.repeats):
         for name, shared in ARMS.items():
             command = [sys.executable, __file__, "--arm", shared, "--steps", str(arguments.steps)]
+            command += ["--layers", str(arguments.layers)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
