@@ -102,10 +102,10 @@ def run_all(sources: list[tuple[str, str]], tests: Checks) -> dict[str, Outcome]
     while (still := left()) and time.monotonic() < until:
         time.sleep(0.05)
     assert still == []
-    made, until = folders() - before, time.monotonic() + 10
-    while made & folders() and time.monotonic() < until:  # another test's program goes on a while
+    new, until = folders() - before, time.monotonic() + 10
+    while new & folders() and time.monotonic() < until:  # another test's program goes on a while
         time.sleep(0.05)
-    assert not made & folders()
+    assert not new & folders()
     return found
 
 
