@@ -99,7 +99,7 @@ class _Rows(torch.autograd.Function):  # type: ignore[misc]  # torch gives it no
 
 
 def fuse_layers(model: Any) -> int:
-    """Let a model's gates, norms and tied table compute in this way in training; count those.
+    """Let gates, norms, tied table and last feed-forward layer train in this way; count them.
 
     Results differ by rounding only. What is saved and the names of parameters stay.
     """
